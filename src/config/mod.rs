@@ -1,0 +1,369 @@
+//! The configuration: a value that cannot be wrong.
+//!
+//! `lb.toml` is read in three steps. [`schema`] walks the parsed document and collects every
+//! fault with its place; [`build`] checks what only the whole file can tell (references,
+//! duplicates, effects) and makes a [`Config`]; [`render`] writes a `Config` back as TOML.
+//! A [`Config`] is immutable and holds nothing optional that must be there, so nobody behind
+//! this module asks whether a value makes sense.
+
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::net::Address;
+
+/// A whole, valid `lb.toml`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[runtime]`.
+    pub runtime: Runtime,
+    /// `[admin]`.
+    pub admin: Admin,
+    /// `[log]`.
+    pub log: Log,
+    /// `[listener.NAME]`, in file order.
+    pub listeners: Vec<Arc<Listener>>,
+    /// `[pool.NAME]`, in file order.
+    pub pools: Vec<Arc<Pool>>,
+}
+
+impl Config {
+    /// The pool of that name.
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.iter().find(|pool| *pool.name == *name)
+    }
+}
+
+/// `[runtime]`: the process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Runtime {
+    /// Data threads; 0: one per available core. 0 to 1024, default 0.
+    pub threads: usize,
+    /// Connections at once; 0: what the open-file limit allows. Default 0.
+    pub max_connections: usize,
+    /// From the stop signal to the closing of the listeners. Default 0 s.
+    pub stop_delay: Duration,
+    /// From the closing of the listeners until what is left is reset. Default 25 s.
+    pub drain_timeout: Duration,
+    /// User to run as; empty: whoever started the process. Default empty.
+    pub user: String,
+}
+
+/// `[admin]`: the HTTP endpoint.
+#[derive(Clone, PartialEq)]
+pub struct Admin {
+    /// Where it listens; `None`: it is off. Default `127.0.0.1:9900`.
+    pub bind: Option<Address>,
+    /// Bearer token; empty: none. Default empty. Never printed.
+    pub token: String,
+    /// Refuse every change. Default false.
+    pub read_only: bool,
+    /// Further `Host` names that are accepted, in lower case. Default none.
+    pub hosts: Vec<String>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin")
+            .field("bind", &self.bind)
+            .field("token", &if self.token.is_empty() { "" } else { "…" })
+            .field("read_only", &self.read_only)
+            .field("hosts", &self.hosts)
+            .finish()
+    }
+}
+
+/// `[log]`: what is written, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// Least severe level that is written. Default `info`; `RUST_LOG` overrides.
+    pub level: Level,
+    /// How a line looks. Default text.
+    pub format: LogFormat,
+    /// Whether finished connections are written. Default true.
+    pub access: bool,
+    /// Share of the ordinary endings that is written, 0.0 to 1.0. Default 1.0.
+    pub access_sample: f64,
+    /// Where finished connections go. Default standard error.
+    pub access_sink: AccessSink,
+}
+
+/// `log.level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Faults that need an operator.
+    Error,
+    /// Faults that isobar worked around.
+    Warn,
+    /// Changes of state.
+    Info,
+    /// Decisions.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// logfmt: `key=value` pairs.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `log.access_file`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessSink {
+    /// With the other lines.
+    Stderr,
+    /// Appended to this file.
+    File(PathBuf),
+    /// One datagram a line to this Unix socket.
+    Datagram(PathBuf),
+}
+
+/// `[listener.NAME]`: bound addresses and their rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// `NAME`.
+    pub name: Arc<str>,
+    /// The addresses, at least one.
+    pub bind: Vec<Address>,
+    /// `[::]` does not take IPv4 clients. Default false.
+    pub ipv6_only: bool,
+    /// Mode of a Unix socket's file. Default 0o666.
+    pub unix_mode: u32,
+    /// The pool's name; `None`: connections that no route takes are rejected.
+    pub pool: Option<Arc<str>>,
+    /// Length of the accept queue, at least 1. Default 4096.
+    pub backlog: u32,
+    /// Connections at once; 0: no limit of its own. Default 0.
+    pub max_connections: usize,
+}
+
+/// `[pool.NAME]`: interchangeable backends and how connections to them are treated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// `NAME`.
+    pub name: Arc<str>,
+    /// The strategy. Default round-robin.
+    pub balance: Balance,
+    /// The backends, in file order.
+    pub backends: Vec<Backend>,
+    /// The pool that takes what this one cannot take now. Default none.
+    pub fallback: Option<Arc<str>>,
+    /// Of each attempt; 0: the kernel's. Default 3 s.
+    pub connect_timeout: Duration,
+    /// Attempts in all, at least 1. Default 3.
+    pub connect_attempts: u32,
+    /// Connects in progress to one backend; 0: no cap. Default 0.
+    pub max_connecting: u32,
+    /// No byte either way for this long ends a connection; 0: off. Default 1 h.
+    pub idle_timeout: Duration,
+    /// The same after one side has sent FIN; 0: off. Default 5 min.
+    pub half_close_timeout: Duration,
+    /// `TCP_USER_TIMEOUT` on both sides; 0: the kernel's. Default 0.
+    pub user_timeout: Duration,
+    /// First keep-alive probe after it, see tcp(7); 0: off. Default 60 s.
+    pub keepalive: Duration,
+    /// Use backends that are down by checks when none is up. Default hold.
+    pub when_all_down: WhenAllDown,
+    /// How bytes are moved. Default auto.
+    pub relay: RelayEngine,
+    /// `[pool.NAME.hash]`.
+    pub hash: Hash,
+    /// `[pool.NAME.latency]`.
+    pub latency: Latency,
+    /// `[pool.NAME.health]`.
+    pub health: Health,
+    /// `[pool.NAME.hold]`.
+    pub hold: Hold,
+}
+
+/// `pool.NAME.balance`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The fewest active connections per weight.
+    LeastConnections,
+    /// By the client, weighted rendezvous.
+    ConsistentHash,
+    /// The less loaded of two drawn by weight.
+    RandomTwo,
+    /// The faster of two drawn by weight.
+    LeastLatency,
+    /// The first with room.
+    First,
+}
+
+impl Balance {
+    /// As the file writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::LeastConnections => "least-connections",
+            Self::ConsistentHash => "consistent-hash",
+            Self::RandomTwo => "random-two",
+            Self::LeastLatency => "least-latency",
+            Self::First => "first",
+        }
+    }
+}
+
+/// One entry of `pool.NAME.backends`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Its name; the address as written where the file gives none.
+    pub name: Arc<str>,
+    /// Where it is dialled.
+    pub address: Address,
+    /// Share of the connections, 0 to 1000; 0: no new ones. Default 1.
+    pub weight: u32,
+    /// Connections at once; 0: no limit. Default 0.
+    pub max_connections: u32,
+    /// Used only while no other can take a connection. Default false.
+    pub backup: bool,
+}
+
+/// `pool.NAME.when_all_down`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAllDown {
+    /// Clients wait.
+    Hold,
+    /// Backends that are down by checks are used.
+    Try,
+}
+
+/// `pool.NAME.relay`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayEngine {
+    /// Copy, and splice for bulk.
+    Auto,
+    /// recv(2) and send(2) alone.
+    Copy,
+    /// splice(2) from the first byte on.
+    Splice,
+}
+
+/// `[pool.NAME.hash]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// What is hashed. Default client-ip.
+    pub key: HashKey,
+}
+
+/// `pool.NAME.hash.key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The client's address.
+    ClientIp,
+    /// The client's address and port.
+    ClientIpPort,
+}
+
+/// `[pool.NAME.latency]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latency {
+    /// What is measured. Default first-byte.
+    pub of: LatencyOf,
+    /// Time constant of the moving average. Default 10 s.
+    pub decay: Duration,
+}
+
+/// `pool.NAME.latency.of`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LatencyOf {
+    /// From the first moment the backend could answer to its first byte.
+    FirstByte,
+    /// The TCP handshake.
+    Connect,
+}
+
+/// `[pool.NAME.health]`: active checks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What a check does. Default tcp.
+    pub kind: HealthKind,
+    /// Between checks, jittered by a tenth. Default 2 s.
+    pub interval: Duration,
+    /// The same while a state is unsettled. Default 250 ms.
+    pub fast_interval: Duration,
+    /// Of one check as a whole. Default 1 s.
+    pub timeout: Duration,
+    /// Passed checks that make a backend up. Default 2.
+    pub rise: NonZeroU32,
+    /// Failed checks that make a backend down. Default 3.
+    pub fall: NonZeroU32,
+    /// Port to check; 0: the backend's own. Default 0.
+    pub port: u16,
+    /// TLS settings of `tls` checks and of `http` and `exchange` over TLS.
+    pub tls: Option<HealthTls>,
+}
+
+/// `pool.NAME.health.kind` with what that kind alone needs.
+#[derive(Clone, PartialEq)]
+pub enum HealthKind {
+    /// No checks: up at once.
+    None,
+    /// A connect.
+    Tcp,
+    /// A TLS handshake.
+    Tls,
+    /// GET over HTTP/1.1.
+    Http {
+        /// Request target, begins with `/`. Default `/`.
+        path: String,
+        /// `Host`; empty: the address. Default empty.
+        host: String,
+        /// Accepted status codes. Default 200-399.
+        expect_status: Vec<RangeInclusive<u16>>,
+    },
+    /// Send bytes, expect bytes.
+    Exchange {
+        /// What is sent; may be empty. Never printed: it may hold a password.
+        send: Vec<u8>,
+        /// What must occur in the first 64 KiB of the answer; empty: any byte does.
+        expect: Vec<u8>,
+    },
+}
+
+impl HealthKind {
+    /// As the file writes it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Http { .. } => "http",
+            Self::Exchange { .. } => "exchange",
+        }
+    }
+}
+
+impl std::fmt::Debug for HealthKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// TLS of a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthTls {
+    /// SNI to send; empty: none.
+    pub server_name: String,
+    /// PEM file to verify the certificate against; `None`: not verified.
+    pub ca: Option<PathBuf>,
+}
+
+/// `[pool.NAME.hold]`: where connections wait that no backend can take now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Waiting at once; 0: do not hold. Default 1024.
+    pub max: usize,
+    /// Sum of the time one connection may wait; 0: without end. Default 10 s.
+    pub timeout: Duration,
+}

@@ -1,0 +1,19 @@
+//! isobar, a layer-4 (TCP) load balancer.
+//!
+//! Every connection goes one way through the same stages:
+//!
+//! ```text
+//! accept -> admit -> identify -> route -> pick -> connect -> relay -> account
+//! ```
+//!
+//! | module | what it is about |
+//! | --- | --- |
+//! | [`config`] | `lb.toml` as a value that cannot be wrong |
+//! | [`net`] | addresses and sockets |
+//! | [`metrics`] | what is counted, and under which names |
+//! | [`balance`] | which backend a connection gets |
+
+pub mod balance;
+pub mod config;
+pub mod metrics;
+pub mod net;
