@@ -9,11 +9,13 @@
 //! | module | what it is about |
 //! | --- | --- |
 //! | [`config`] | `lb.toml` as a value that cannot be wrong |
+//! | [`log`] | what happened, and how each connection went |
 //! | [`net`] | addresses and sockets |
 //! | [`metrics`] | what is counted, and under which names |
 //! | [`balance`] | which backend a connection gets |
 
 pub mod balance;
 pub mod config;
+pub mod log;
 pub mod metrics;
 pub mod net;

@@ -1,0 +1,282 @@
+//! The one thread that writes every sink.
+//!
+//! All others push whole [`Item`]s into one bounded queue and go on. The thread works in
+//! turns: wait for an item, take all there are, write what each sink takes now, pause. The
+//! pause makes batches: under load the queue fills meanwhile, so that a turn costs one write
+//! for hundreds of lines, and those who push need not wake a sleeping thread each time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::access::Access;
+use super::rejection::Rejection;
+use super::sink::Sink;
+use super::throttle::Throttle;
+
+/// Items that wait for the thread, at a quarter of a kilobyte each. At 50,000 connections a
+/// second they bridge 160 ms: longer than a scheduler keeps a thread from its core.
+const CAPACITY: usize = 8192;
+
+/// Between two turns. It delays a line that follows close on another, and bounds the turns of
+/// a busy second to 500.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Longest wait for a blocked sink before the queue is looked at again.
+const BLOCKED_WAIT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+
+/// What is asked of the thread.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation on the data core for each connection"
+)]
+pub(super) enum Item {
+    /// A line for standard error, formatted by whoever had something to say.
+    Event(Vec<u8>),
+    /// A finished connection.
+    Access(Access),
+    /// A refused one.
+    Rejection(Rejection),
+    /// Open the access file anew.
+    Reopen,
+    /// Answer once all that came before is written.
+    Flush(SyncSender<()>),
+}
+
+/// The sinks, as the label of `log_lines_dropped_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SinkName {
+    Stderr,
+    Access,
+}
+
+/// Lines given up so far, by sink.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lost {
+    stderr: Arc<AtomicU64>,
+    access: Arc<AtomicU64>,
+}
+
+impl Lost {
+    pub(super) fn of(&self, sink: SinkName) -> &Arc<AtomicU64> {
+        match sink {
+            SinkName::Stderr => &self.stderr,
+            SinkName::Access => &self.access,
+        }
+    }
+}
+
+/// The end of the queue that everybody pushes into; never blocks.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    items: SyncSender<Item>,
+    lost: Lost,
+    /// Where access lines go.
+    access: SinkName,
+}
+
+impl Queue {
+    /// A queue, and the end that the thread reads.
+    pub(super) fn new(access: SinkName) -> (Self, Receiver<Item>) {
+        let (items, receiver) = sync_channel(CAPACITY);
+        let queue = Self {
+            items,
+            lost: Lost::default(),
+            access,
+        };
+        (queue, receiver)
+    }
+
+    /// Pushes an item; a line that finds the queue full is counted, any other item is lost.
+    pub(super) fn push(&self, item: Item) {
+        if let Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) =
+            self.items.try_send(item)
+        {
+            self.count(&item);
+        }
+    }
+
+    fn count(&self, item: &Item) {
+        let sink = match item {
+            Item::Event(_) => SinkName::Stderr,
+            Item::Access(_) | Item::Rejection(_) => self.access,
+            Item::Reopen | Item::Flush(_) => return,
+        };
+        self.lost.of(sink).fetch_add(1, Relaxed);
+    }
+
+    /// Pushes an item, waiting for room until `deadline`. Not for a data core.
+    pub(super) fn push_until(&self, mut item: Item, deadline: Instant) -> bool {
+        loop {
+            item = match self.items.try_send(item) {
+                Ok(()) => return true,
+                Err(TrySendError::Full(item)) if Instant::now() < deadline => item,
+                Err(_) => return false,
+            };
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    pub(super) fn lost(&self) -> &Lost {
+        &self.lost
+    }
+}
+
+/// The thread's state.
+pub(super) struct Writer {
+    items: Receiver<Item>,
+    stderr: Sink,
+    /// `None`: access lines go to standard error.
+    access: Option<Sink>,
+    flushes: Vec<SyncSender<()>>,
+    losses: Losses,
+}
+
+impl Writer {
+    /// A writer of these sinks, which count in `lost` what they give up.
+    pub(super) fn new(
+        items: Receiver<Item>,
+        stderr: Sink,
+        access: Option<Sink>,
+        lost: &Lost,
+    ) -> Self {
+        Self {
+            items,
+            stderr,
+            access,
+            flushes: Vec::new(),
+            losses: Losses::new(lost),
+        }
+    }
+
+    /// Works until nobody can push any more.
+    pub(super) fn run(mut self) {
+        while self.turn() {
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// One turn; false after the last one.
+    pub(super) fn turn(&mut self) -> bool {
+        let more = match self.wait() {
+            Ok(item) => {
+                self.take(item);
+                self.take_rest();
+                true
+            }
+            Err(TryRecvError::Empty) => true,
+            Err(TryRecvError::Disconnected) => false,
+        };
+        self.sinks().for_each(Sink::flush);
+        if !self.is_waiting() {
+            self.flushes.clear();
+        }
+        self.report();
+        more
+    }
+
+    /// The next item; with lines that wait for a sink, either of both.
+    fn wait(&mut self) -> Result<Item, TryRecvError> {
+        if !self.is_waiting() {
+            return self.items.recv().map_err(|_| TryRecvError::Disconnected);
+        }
+        self.wait_for_room();
+        self.items.try_recv()
+    }
+
+    fn wait_for_room(&mut self) {
+        let mut fds: Vec<_> = self
+            .sinks()
+            .filter(|sink| sink.is_waiting())
+            .filter_map(|sink| Some(PollFd::from_borrowed_fd(sink.descriptor()?, PollFlags::OUT)))
+            .collect();
+        // An error is an interruption; the next turn tries again either way.
+        let _ = rustix::event::poll(&mut fds, Some(&BLOCKED_WAIT));
+    }
+
+    /// At most a whole queue, so that a turn ends however fast others push.
+    fn take_rest(&mut self) {
+        for _ in 1..CAPACITY {
+            match self.items.try_recv() {
+                Ok(item) => self.take(item),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, item: Item) {
+        match item {
+            Item::Event(line) => self.stderr.line(|out, _| out.extend_from_slice(&line)),
+            Item::Access(access) => self.access().line(|out, format| access.write(out, format)),
+            Item::Rejection(rejection) => self
+                .access()
+                .line(|out, format| rejection.write(out, format)),
+            Item::Reopen => self.reopen(),
+            Item::Flush(done) => self.flushes.push(done),
+        }
+    }
+
+    fn reopen(&mut self) {
+        if let Some(access) = &mut self.access
+            && let Err(error) = access.reopen()
+        {
+            tracing::warn!(%error, "cannot open the access file again, the old one is kept");
+        }
+    }
+
+    /// Says how many lines were lost, once a line about it can be read.
+    fn report(&mut self) {
+        if !self.stderr.is_waiting() && self.stderr.fault().is_none() {
+            let fault = self.access.as_ref().and_then(Sink::fault);
+            self.losses.report(fault, Instant::now());
+        }
+    }
+
+    fn access(&mut self) -> &mut Sink {
+        self.access.as_mut().unwrap_or(&mut self.stderr)
+    }
+
+    /// The access sink first: should standard error block after all, its lines are out.
+    fn sinks(&mut self) -> impl Iterator<Item = &mut Sink> {
+        self.access.iter_mut().chain([&mut self.stderr])
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.stderr.is_waiting() || self.access.as_ref().is_some_and(Sink::is_waiting)
+    }
+}
+
+/// What was said so far about lost lines.
+struct Losses {
+    lost: Lost,
+    said: [u64; 2],
+    throttle: Throttle,
+}
+
+impl Losses {
+    fn new(lost: &Lost) -> Self {
+        Self {
+            lost: lost.clone(),
+            said: [0; 2],
+            throttle: Throttle::default(),
+        }
+    }
+
+    fn report(&mut self, fault: Option<&std::io::Error>, now: Instant) {
+        let lost =
+            [SinkName::Stderr, SinkName::Access].map(|sink| self.lost.of(sink).load(Relaxed));
+        if lost == self.said || self.throttle.check(now).is_none() {
+            return;
+        }
+        let [stderr, access] = [lost[0] - self.said[0], lost[1] - self.said[1]];
+        let error = fault.map(tracing::field::display);
+        tracing::warn!(stderr, access, error, "log lines dropped");
+        self.said = lost;
+    }
+}
