@@ -2,7 +2,7 @@
 //!
 //! Whoever has something to say uses `tracing`; a data core hands over an [`Access`] for each
 //! finished connection, a plain value. Both only push into one bounded queue. One thread
-//! writes all of it (see [`writer`]), so a full disk, a stopped terminal or a collector that
+//! writes all of it, so a full disk, a stopped terminal or a collector that
 //! is gone costs lines, which are counted, and never holds up traffic.
 //!
 //! | file | |
@@ -87,7 +87,7 @@ pub fn init(config: &config::Log) -> Result<Handle, LogError> {
     let format = stderr_format(config.format);
     let stderr = open_stderr(format, &queue)?;
     let access = open_access(config, &queue)?;
-    let writer = Writer::new(items, stderr, access, queue.lost());
+    let writer = Writer::new(items, &queue, stderr, access);
     start(writer)?;
     subscribe(config.level, EventLayer::new(queue.clone(), format))?;
     Ok(Handle::new(config, queue))
@@ -157,11 +157,9 @@ impl Handle {
 
     /// Opens the access file again by its path, after what was pushed before is in the old one.
     ///
-    /// Waits up to a second for room in the queue. Where the file cannot be opened the old one
-    /// is kept, and the log says so.
+    /// Returns at once. Where the file cannot be opened the old one is kept, and the log says so.
     pub fn reopen(&self) {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        self.0.queue.push_until(Item::Reopen, deadline);
+        self.0.queue.reopen();
     }
 
     /// Waits until all that was pushed before is written or given up, at most `timeout`.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -95,6 +96,11 @@ impl Sink {
     /// The fault of the last write, if it failed.
     pub(super) fn fault(&self) -> Option<&io::Error> {
         self.fault.as_ref()
+    }
+
+    /// The path of the target, if it has one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.target.path()
     }
 
     /// What to poll for the moment at which a blocked target takes more.

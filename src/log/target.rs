@@ -73,6 +73,14 @@ impl Target {
         }
     }
 
+    /// The path that was given for it.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Stream(stream) => stream.path.as_deref(),
+            Self::Datagram(datagram) => Some(&datagram.path),
+        }
+    }
+
     /// Opens what has a path anew.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ fn assemble(config: config::Log, stderr: PipeWriter) -> (Handle, Writer) {
     let target = Target::stream(stderr.into()).expect("a target");
     let access = open_access(&config, &queue).expect("an access sink");
     let stderr = Sink::new(target, Format::Json, lost);
-    let writer = Writer::new(items, stderr, access, queue.lost());
+    let writer = Writer::new(items, &queue, stderr, access);
     (Handle::new(&config, queue), writer)
 }
 
@@ -206,6 +206,7 @@ fn lost_lines_are_told_once_someone_can_read_it() {
     assert_eq!(value["message"], "log lines dropped");
     assert_eq!(value["access"], 2);
     assert_eq!(value["stderr"], 0);
+    assert_eq!(value["path"], "/dev/full");
     assert_eq!(value["error"], "No space left on device (os error 28)");
 }
 
@@ -229,6 +230,20 @@ fn reopening_after_a_rename_begins_a_new_file() {
 }
 
 #[test]
+fn a_full_queue_does_not_lose_the_request_to_reopen() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("access.jsonl");
+    let mut bench = Bench::new(AccessSink::File(path.clone()));
+    (0..8192).for_each(|id| bench.handle.access(full(id)));
+    std::fs::remove_file(&path).expect("a file");
+    bench.handle.reopen();
+    bench.turns(1);
+    bench.handle.access(full(9000));
+    bench.turns(1);
+    assert_eq!(ids(&read(&path)), [9000]);
+}
+
+#[test]
 fn a_file_that_cannot_be_reopened_is_kept_and_told() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("access.jsonl");
@@ -240,7 +255,9 @@ fn a_file_that_cannot_be_reopened_is_kept_and_told() {
     bench.handle.access(full(1));
     bench.turns(1);
     assert_eq!(ids(&read(&rotated)), [1]);
-    assert!(bench.stderr().contains("Is a directory"));
+    let value: Value = serde_json::from_str(&bench.stderr()).expect("one line");
+    assert_eq!(value["path"], path.to_str().expect("UTF-8"));
+    assert_eq!(value["error"], "Is a directory (os error 21)");
 }
 
 /// A receiver comes late, goes, and is replaced by another one at the same path.

@@ -6,7 +6,7 @@
 //! for hundreds of lines, and those who push need not wake a sleeping thread each time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ pub(super) enum Item {
     Access(Access),
     /// A refused one.
     Rejection(Rejection),
-    /// Open the access file anew.
+    /// Open the access file anew, if that was not done since it was asked for.
     Reopen,
     /// Answer once all that came before is written.
     Flush(SyncSender<()>),
@@ -79,6 +79,7 @@ pub(super) struct Queue {
     lost: Lost,
     /// Where access lines go.
     access: SinkName,
+    reopen: Arc<AtomicBool>,
 }
 
 impl Queue {
@@ -89,6 +90,7 @@ impl Queue {
             items,
             lost: Lost::default(),
             access,
+            reopen: Arc::default(),
         };
         (queue, receiver)
     }
@@ -123,6 +125,14 @@ impl Queue {
         }
     }
 
+    /// Asks for the access file to be opened anew, behind what was pushed before. A full queue
+    /// costs that order, not the request: the thread is awake then, and looks at the flag.
+    pub(super) fn reopen(&self) {
+        self.reopen.store(true, Relaxed);
+        self.push(Item::Reopen);
+    }
+
+    /// Lines given up by all.
     pub(super) fn lost(&self) -> &Lost {
         &self.lost
     }
@@ -134,24 +144,26 @@ pub(super) struct Writer {
     stderr: Sink,
     /// `None`: access lines go to standard error.
     access: Option<Sink>,
+    reopen: Arc<AtomicBool>,
     flushes: Vec<SyncSender<()>>,
     losses: Losses,
 }
 
 impl Writer {
-    /// A writer of these sinks, which count in `lost` what they give up.
+    /// A writer of these sinks for the other end of `queue`.
     pub(super) fn new(
         items: Receiver<Item>,
+        queue: &Queue,
         stderr: Sink,
         access: Option<Sink>,
-        lost: &Lost,
     ) -> Self {
         Self {
             items,
             stderr,
             access,
+            reopen: Arc::clone(&queue.reopen),
             flushes: Vec::new(),
-            losses: Losses::new(lost),
+            losses: Losses::new(&queue.lost),
         }
     }
 
@@ -173,6 +185,7 @@ impl Writer {
             Err(TryRecvError::Empty) => true,
             Err(TryRecvError::Disconnected) => false,
         };
+        self.reopen();
         self.sinks().for_each(Sink::flush);
         if !self.is_waiting() {
             self.flushes.clear();
@@ -223,18 +236,21 @@ impl Writer {
     }
 
     fn reopen(&mut self) {
-        if let Some(access) = &mut self.access
+        if self.reopen.swap(false, Relaxed)
+            && let Some(access) = &mut self.access
             && let Err(error) = access.reopen()
         {
-            tracing::warn!(%error, "cannot open the access file again, the old one is kept");
+            let path = access
+                .path()
+                .map(|path| tracing::field::display(path.display()));
+            tracing::warn!(path, %error, "cannot reopen the access file, the old one is kept");
         }
     }
 
     /// Says how many lines were lost, once a line about it can be read.
     fn report(&mut self) {
         if !self.stderr.is_waiting() && self.stderr.fault().is_none() {
-            let fault = self.access.as_ref().and_then(Sink::fault);
-            self.losses.report(fault, Instant::now());
+            self.losses.report(self.access.as_ref(), Instant::now());
         }
     }
 
@@ -268,15 +284,22 @@ impl Losses {
         }
     }
 
-    fn report(&mut self, fault: Option<&std::io::Error>, now: Instant) {
+    fn report(&mut self, sink: Option<&Sink>, now: Instant) {
         let lost =
             [SinkName::Stderr, SinkName::Access].map(|sink| self.lost.of(sink).load(Relaxed));
         if lost == self.said || self.throttle.check(now).is_none() {
             return;
         }
         let [stderr, access] = [lost[0] - self.said[0], lost[1] - self.said[1]];
-        let error = fault.map(tracing::field::display);
-        tracing::warn!(stderr, access, error, "log lines dropped");
+        let fault = sink.and_then(Sink::fault);
+        let path = fault.and(sink).and_then(Sink::path);
+        tracing::warn!(
+            stderr,
+            access,
+            path = path.map(|path| tracing::field::display(path.display())),
+            error = fault.map(tracing::field::display),
+            "log lines dropped"
+        );
         self.said = lost;
     }
 }
