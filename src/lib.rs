@@ -13,9 +13,11 @@
 //! | [`net`] | addresses and sockets |
 //! | [`metrics`] | what is counted, and under which names |
 //! | [`balance`] | which backend a connection gets |
+//! | [`pool`] | the backends of a pool and what is known of them |
 
 pub mod balance;
 pub mod config;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod pool;
