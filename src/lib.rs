@@ -14,8 +14,10 @@
 //! | [`metrics`] | what is counted, and under which names |
 //! | [`balance`] | which backend a connection gets |
 //! | [`pool`] | the backends of a pool and what is known of them |
+//! | [`check`] | active health checks |
 
 pub mod balance;
+pub mod check;
 pub mod config;
 pub mod log;
 pub mod metrics;
