@@ -1,10 +1,43 @@
 //! The configuration: a value that cannot be wrong.
 //!
-//! `lb.toml` is read in three steps. [`schema`] walks the parsed document and collects every
-//! fault with its place; [`build`] checks what only the whole file can tell (references,
-//! duplicates, effects) and makes a [`Config`]; [`render`] writes a `Config` back as TOML.
-//! A [`Config`] is immutable and holds nothing optional that must be there, so nobody behind
-//! this module asks whether a value makes sense.
+//! `lb.toml` is read in steps, each of which goes on after a fault so that all of them are
+//! reported in one go:
+//!
+//! ```text
+//! document  bytes -> text that parses                    what does not parse
+//! schema    tree -> sections, along the tables of keys   unknown keys, types, ranges, ${NAME}
+//! references, effects                                    what only the whole file shows
+//! build     sections -> Config                           nothing: it cannot fail
+//! ```
+//!
+//! [`Loaded::render`] writes a [`Config`] back as TOML. A [`Config`] is immutable and holds
+//! nothing optional that must be there, so nobody behind this module asks whether a value
+//! makes sense. Everything here is pure but [`find`] and [`load`].
+
+mod binds;
+mod build;
+mod choices;
+mod document;
+mod effects;
+mod env;
+mod faults;
+mod hidden;
+mod keys;
+mod load;
+mod reference;
+mod references;
+mod render;
+mod repair;
+mod schema;
+mod source;
+mod suggest;
+mod tables;
+mod texts;
+mod units;
+mod value;
+
+#[cfg(test)]
+mod tests;
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -13,6 +46,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::Address;
+
+pub use faults::{Faults, Problem, Severity};
+pub use load::{Loaded, NotFound, find, load, parse};
+pub use reference::reference;
 
 /// A whole, valid `lb.toml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -202,7 +239,7 @@ pub enum Balance {
 
 impl Balance {
     /// As the file writes it.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::RoundRobin => "round-robin",
             Self::LeastConnections => "least-connections",

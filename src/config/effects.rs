@@ -1,0 +1,316 @@
+//! Warnings: settings that have no effect, and wholes that are hardly what was meant.
+//!
+//! A setting counts as written when it stands in the file, whatever its value, with one
+//! exception: a flag that is `false` only says what is the case. A setting of
+//! `[defaults.pool]` is worth a warning when no pool at all makes use of it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::build::{self, File, Named};
+use super::choices::{CheckKind, Choice};
+use super::faults::Sink;
+use super::value::{At, Scope, Value};
+use super::{Balance, WhenAllDown};
+use crate::net::Address;
+
+/// Throws every warning at the sink.
+pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
+    admin(&file.root.sub("admin"), sink);
+    log(&file.root.sub("log"), sink);
+    for listener in &file.listeners {
+        self::listener(listener, sink);
+    }
+    let mut idle = Idle::default();
+    for pool in &file.pools {
+        idle.pool(&pool.scope);
+        backends(pool, sink);
+        times(&pool.scope.sub("health"), sink);
+    }
+    idle.finish(file.pools.len(), sink);
+    if !sink.has_faults() {
+        unused(file, sink);
+    }
+}
+
+fn admin(of: &Scope<'_>, sink: &mut Sink<'_>) {
+    let admin = build::admin(of);
+    let ip = match &admin.bind {
+        None => {
+            for at in ["token", "read_only", "hosts"]
+                .iter()
+                .filter_map(|key| written(of, key))
+            {
+                sink.warn(
+                    at.span.clone(),
+                    "this has no effect: the admin endpoint is off",
+                );
+            }
+            return;
+        }
+        Some(address) => address.ip(),
+    };
+    let remote = ip.is_some_and(|ip| !ip.is_loopback());
+    if let (true, true, Some(at)) = (remote, admin.token.is_empty(), of.own("bind"))
+        && of.own("token").is_none()
+    {
+        let message = "this can be reached from other machines: without a `token` it refuses \
+                       every change, and every read but /metrics, /healthz and /readyz";
+        sink.warn(at.span.clone(), message);
+    }
+}
+
+fn log(of: &Scope<'_>, sink: &mut Sink<'_>) {
+    if build::log(of).access {
+        return;
+    }
+    for key in ["access_sample", "access_file"] {
+        if let Some(at) = written(of, key) {
+            sink.warn(
+                at.span.clone(),
+                format!("`{key}` has no effect with access = false"),
+            );
+        }
+    }
+}
+
+fn listener(listener: &Named<'_>, sink: &mut Sink<'_>) {
+    let scope = &listener.scope;
+    let binds = build::binds(scope);
+    let is_file = |address: &Address| match address {
+        Address::Unix(path) => !path.as_os_str().as_encoded_bytes().starts_with(b"@"),
+        Address::Ip(_) => false,
+    };
+    if let (Some(at), false) = (
+        scope.own("unix_mode"),
+        binds.iter().any(|b| is_file(&b.value)),
+    ) {
+        sink.warn(
+            at.span.clone(),
+            "`unix_mode` has no effect without a `bind` to the path of a Unix socket",
+        );
+    }
+    let is_v6 = |address: &Address| matches!(address.ip(), Some(IpAddr::V6(_)));
+    if let (Some(at), false) = (
+        written(scope, "ipv6_only"),
+        binds.iter().any(|b| is_v6(&b.value)),
+    ) {
+        sink.warn(
+            at.span.clone(),
+            "`ipv6_only` has no effect without a `bind` to an IPv6 address",
+        );
+    }
+    let routed = ["pool", "route"].iter().filter_map(|key| scope.own(key));
+    if build::reference(scope, "pool").is_none() && routed.filter(|at| is_faulty(at)).count() == 0 {
+        let message = format!(
+            "listener `{}` has no `pool`: every connection is rejected",
+            listener.name
+        );
+        sink.warn(listener.place.clone(), message);
+    }
+}
+
+fn backends(pool: &Named<'_>, sink: &mut Sink<'_>) {
+    let written = pool.scope.own("backends");
+    if written.is_some_and(has_faulty) {
+        return;
+    }
+    let built: Vec<_> = build::backends(&pool.scope)
+        .filter_map(|(scope, _)| build::backend(&scope))
+        .collect();
+    let place = written.map_or(&pool.place, |at| &at.span).clone();
+    if built.is_empty() {
+        let message = format!("pool `{}` has no backends: its clients are held", pool.name);
+        sink.warn(place, message);
+    } else if built.iter().all(|backend| backend.weight == 0) {
+        let message = format!(
+            "all weights of pool `{}` are 0: its clients are held",
+            pool.name
+        );
+        sink.warn(place, message);
+    }
+    let health = pool.scope.sub("health");
+    let port: u16 = health.get("port");
+    let mut unix = built
+        .iter()
+        .filter(|backend| matches!(backend.address, Address::Unix(_)));
+    if let (true, Some(at), Some(backend)) = (port > 0, health.written("port"), unix.next()) {
+        let message = format!(
+            "`port` has no effect on backend `{}`, a Unix socket",
+            backend.name
+        );
+        sink.warn(at.span.clone(), message);
+    }
+}
+
+/// Check times that contradict each other.
+fn times(health: &Scope<'_>, sink: &mut Sink<'_>) {
+    if health.choice::<CheckKind>("kind") == CheckKind::None {
+        return;
+    }
+    let long =
+        |key: &str| -> (Duration, Option<&At<Value>>) { (health.get(key), health.written(key)) };
+    let (interval, at_interval) = long("interval");
+    for (key, what) in [
+        (
+            "timeout",
+            "a check may last longer than the time between two",
+        ),
+        ("fast_interval", "it is the slower one"),
+    ] {
+        let (duration, at) = long(key);
+        if let (true, Some(at)) = (duration > interval, at.or(at_interval)) {
+            sink.warn(
+                at.span.clone(),
+                format!("`{key}` is above `interval`: {what}"),
+            );
+        }
+    }
+}
+
+/// Settings of pools that have no effect, until it is known whether all pools agree.
+#[derive(Default)]
+struct Idle<'a> {
+    own: Vec<(&'a At<Value>, String)>,
+    /// Of `[defaults.pool]`, with the number of pools on which they have none, by place.
+    inherited: BTreeMap<usize, (&'a At<Value>, String, usize)>,
+}
+
+impl<'a> Idle<'a> {
+    fn pool(&mut self, pool: &Scope<'a>) {
+        let balance: Balance = pool.choice("balance");
+        if balance != Balance::ConsistentHash {
+            self.table(pool, "hash", "balance = \"consistent-hash\"");
+        }
+        if balance != Balance::LeastLatency {
+            self.table(pool, "latency", "balance = \"least-latency\"");
+        }
+        let hold = pool.sub("hold");
+        if hold.get::<usize>("max") == 0 {
+            self.keys(&hold, &["timeout"], "with max = 0");
+        }
+        let health = pool.sub("health");
+        self.health(&health);
+        let tries = pool.choice::<WhenAllDown>("when_all_down") == WhenAllDown::Try;
+        if tries && health.choice::<CheckKind>("kind") == CheckKind::None {
+            self.keys(
+                pool,
+                &["when_all_down"],
+                "without checks (health.kind = \"none\")",
+            );
+        }
+    }
+
+    fn health(&mut self, health: &Scope<'a>) {
+        let kind: CheckKind = health.choice("kind");
+        let with = format!("with kind = \"{}\"", kind.word());
+        if kind == CheckKind::None {
+            let times = [
+                "interval",
+                "fast_interval",
+                "timeout",
+                "rise",
+                "fall",
+                "port",
+            ];
+            self.keys(health, &times, &with);
+        }
+        if kind != CheckKind::Http {
+            self.keys(health, &["path", "host", "expect_status"], &with);
+        }
+        if kind != CheckKind::Exchange {
+            self.keys(health, &["send", "expect"], &with);
+        }
+        if matches!(kind, CheckKind::None | CheckKind::Tcp) {
+            self.keys(health, &["tls"], &with);
+        }
+        if !build::speaks_tls(health) {
+            self.keys(health, &["server_name", "ca"], "on a check without TLS");
+        }
+    }
+
+    fn table(&mut self, pool: &Scope<'a>, name: &str, wanted: &str) {
+        let keys: Vec<_> = pool
+            .sub(name)
+            .table()
+            .keys
+            .iter()
+            .map(|key| key.name)
+            .collect();
+        let why = format!("without {wanted}");
+        self.keys(&pool.sub(name), &keys, &why);
+    }
+
+    fn keys(&mut self, of: &Scope<'a>, keys: &[&str], why: &str) {
+        for key in keys {
+            let message = format!("`{key}` has no effect {why}");
+            if let Some(at) = of.own(key).filter(|at| says_something(at)) {
+                self.own.push((at, message.clone()));
+            }
+            if let Some(at) = of.inherited(key).filter(|at| says_something(at)) {
+                let entry = self.inherited.entry(at.span.start);
+                entry.or_insert((at, message, 0)).2 += 1;
+            }
+        }
+    }
+
+    fn finish(self, pools: usize, sink: &mut Sink<'_>) {
+        for (at, message) in self.own {
+            sink.warn(at.span.clone(), message);
+        }
+        for (at, message, count) in self.inherited.into_values() {
+            if count == pools {
+                sink.warn(at.span.clone(), format!("{message}, in any pool"));
+            }
+        }
+    }
+}
+
+/// Pools that nobody refers to, and a file that listens nowhere.
+fn unused(file: &File<'_>, sink: &mut Sink<'_>) {
+    if file.listeners.is_empty() {
+        sink.warn(
+            0..0,
+            "there is no [listener.NAME]: no connection can come in",
+        );
+    }
+    let of_listeners = file
+        .listeners
+        .iter()
+        .filter_map(|l| build::reference(&l.scope, "pool"));
+    let of_pools = file
+        .pools
+        .iter()
+        .filter_map(|p| build::reference(&p.scope, "fallback"));
+    let used: HashSet<_> = of_listeners.chain(of_pools).collect();
+    for pool in file.pools.iter().filter(|pool| !used.contains(pool.name)) {
+        let message = format!(
+            "nothing refers to pool `{}`: no listener, no fallback",
+            pool.name
+        );
+        sink.warn(pool.place.clone(), message);
+    }
+}
+
+/// What the table itself says for a key, if that could have an effect.
+fn written<'a>(of: &Scope<'a>, key: &str) -> Option<&'a At<Value>> {
+    of.own(key).filter(|at| says_something(at))
+}
+
+fn says_something(at: &At<Value>) -> bool {
+    !matches!(at.value, Value::Flag(false) | Value::Faulty)
+}
+
+fn is_faulty(at: &At<Value>) -> bool {
+    matches!(at.value, Value::Faulty)
+}
+
+/// Whether something stands there that could not be read, also in an item.
+fn has_faulty(at: &At<Value>) -> bool {
+    match &at.value {
+        Value::List(items) => items.iter().any(has_faulty),
+        Value::Section(section) => section.values.values().any(has_faulty),
+        _ => is_faulty(at),
+    }
+}

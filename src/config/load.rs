@@ -1,0 +1,153 @@
+//! From a path, or a text, to a [`Loaded`] configuration.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::faults::{Faults, Problem, Sink};
+use super::hidden::Hidden;
+use super::source::Source;
+use super::{Config, build, document, effects, references, schema};
+
+/// The largest file that is read. A configuration of ten thousand backends has half a
+/// megabyte; what is larger is another file.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// Where a file is looked for when none is named: `$ISOBAR_CONFIG`, then these.
+const DEFAULT_PATHS: [&str; 2] = ["lb.toml", "/etc/isobar/lb.toml"];
+
+/// A configuration with what was noticed while it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is right, but hardly what was meant, in the order of the file.
+    pub warnings: Vec<Problem>,
+    pub(super) hidden: Hidden,
+}
+
+/// Why no configuration file was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no configuration: looked for {looked}; write one, name one with -c FILE, \
+     or try `isobar demo`, which needs none"
+)]
+pub struct NotFound {
+    /// The places, in the order in which they were looked at.
+    looked: String,
+}
+
+/// The file to read: `flag`, else `$ISOBAR_CONFIG`, else `./lb.toml`, else
+/// `/etc/isobar/lb.toml`. What is named by the operator is not checked to exist; what is not,
+/// is.
+///
+/// # Errors
+///
+/// Nothing is named, and there is no file at the usual places.
+pub fn find(flag: Option<&Path>) -> Result<PathBuf, NotFound> {
+    let named = std::env::var_os("ISOBAR_CONFIG").map(PathBuf::from);
+    let named = flag
+        .map(Path::to_owned)
+        .or(named.filter(|path| !path.as_os_str().is_empty()));
+    named.map_or_else(|| first_of(&DEFAULT_PATHS.map(Path::new)), Ok)
+}
+
+/// The first path at which something is, readable or not: a file that must not be read is
+/// better reported than passed over.
+fn first_of(paths: &[&Path]) -> Result<PathBuf, NotFound> {
+    let exists = |path: &&&Path| match path.symlink_metadata() {
+        Ok(_) => true,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ),
+    };
+    if let Some(path) = paths.iter().find(exists) {
+        return Ok(path.to_path_buf());
+    }
+    let places = paths.iter().map(|path| format!(", {}", path.display()));
+    Err(NotFound {
+        looked: format!("$ISOBAR_CONFIG (not set){}", places.collect::<String>()),
+    })
+}
+
+/// Reads and checks the file at `path`, with `${NAME}` from this process's environment.
+/// Blocks on the file system.
+///
+/// # Errors
+///
+/// Every fault of the file in one go, or the one reason why it cannot be read.
+pub fn load(path: &Path) -> Result<Loaded, Faults> {
+    let name = path.display().to_string();
+    let bytes = read(path).map_err(|reason| Faults::of_file(&name, reason))?;
+    let text = document::text(&name, bytes)?;
+    parse(&text, &name, &|variable| std::env::var(variable).ok())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) if bytes.len() as u64 > MAX_FILE => Err(format!(
+            "the file is larger than {} MiB",
+            MAX_FILE / 1024 / 1024
+        )),
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(match error.kind() {
+            io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                "the file cannot be read: permission denied".to_owned()
+            }
+            io::ErrorKind::IsADirectory => "this is a directory, not a file".to_owned(),
+            _ => format!("the file cannot be read: {error}"),
+        }),
+    }
+}
+
+/// Reads and checks a text; `file_name` is only for its problems, `env` gives the values of
+/// `${NAME}`.
+///
+/// # Errors
+///
+/// Every fault of the text in one go.
+pub fn parse(
+    text: &str,
+    file_name: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Faults> {
+    let source = Source::new(file_name, text);
+    let mut sink = Sink::new(&source);
+    let readable = document::readable(&mut sink);
+    let (tree, _) = DeTable::parse_recoverable(&readable);
+    let root = schema::read(tree.get_ref(), env, &mut sink);
+    let file = build::File::new(&root);
+    references::check(&file, &mut sink);
+    effects::check(&file, &mut sink);
+    let config = build::config(&file);
+    let (problems, warnings) = sink.finish();
+    if !problems.is_empty() {
+        return Err(Faults { problems, warnings });
+    }
+    let hidden = hidden(&file);
+    Ok(Loaded {
+        config,
+        warnings,
+        hidden,
+    })
+}
+
+fn hidden(file: &build::File<'_>) -> Hidden {
+    let mut hidden = Hidden::default();
+    for table in ["runtime", "admin", "log"] {
+        hidden.collect(table, file.root.sub(table));
+    }
+    for listener in &file.listeners {
+        hidden.collect(&format!("listener/{}", listener.name), listener.scope);
+    }
+    for pool in &file.pools {
+        hidden.collect(&format!("pool/{}", pool.name), pool.scope);
+    }
+    hidden
+}

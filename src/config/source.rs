@@ -1,0 +1,202 @@
+//! The text of a file: from byte offsets to lines, columns and what is shown of a line.
+//!
+//! Offsets are those of the text without its byte order mark, in bytes; columns count
+//! characters. A caret stands under the right character wherever characters are one cell
+//! wide; tabs are kept so that they line up too.
+
+use std::fmt;
+use std::ops::Range;
+
+/// Characters shown on either side of a place. A file may be one line of megabytes.
+const EXCERPT_MARGIN: usize = 100;
+
+/// A file's text and its name.
+pub(super) struct Source<'a> {
+    file: &'a str,
+    text: &'a str,
+    /// Offset of the first byte of each line.
+    starts: Vec<usize>,
+}
+
+impl<'a> Source<'a> {
+    /// `text` may begin with a byte order mark, which counts as nothing.
+    pub(super) fn new(file: &'a str, text: &'a str) -> Self {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let starts = std::iter::once(0)
+            .chain(breaks.map(|(offset, _)| offset + 1))
+            .collect();
+        Self { file, text, starts }
+    }
+
+    pub(super) fn file(&self) -> &'a str {
+        self.file
+    }
+
+    pub(super) fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Index of the line, from 0.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset) - 1
+    }
+
+    /// A line without its end.
+    pub(super) fn line_text(&self, line: usize) -> &'a str {
+        &self.text[self.line_range(line)]
+    }
+
+    /// A line and column from offsets that only grow.
+    pub(super) fn places(&self) -> Places<'_> {
+        Places {
+            source: self,
+            line: 0,
+            offset: 0,
+            column: 1,
+        }
+    }
+
+    /// What to show of the line of `span`.
+    pub(super) fn excerpt(&self, span: Range<usize>) -> Excerpt {
+        let range = self.line_range(self.line(span.start));
+        let start = self.floor(span.start).min(range.end);
+        let end = self.floor(span.end).clamp(start, range.end);
+        let before = &self.text[range.start..start];
+        let marked: String = self.text[start..end].chars().take(EXCERPT_MARGIN).collect();
+        let after = &self.text[start + marked.len()..range.end];
+        Excerpt::new(before, &marked, after)
+    }
+
+    fn line_range(&self, line: usize) -> Range<usize> {
+        let start = self.starts[line];
+        let end = self.starts.get(line + 1).map(|next| next - 1);
+        let text = &self.text[start..end.unwrap_or(self.text.len())];
+        start..start + text.trim_end_matches('\r').len()
+    }
+
+    /// The next character boundary at or before `offset`, in the text.
+    fn floor(&self, offset: usize) -> usize {
+        self.text.floor_char_boundary(offset.min(self.text.len()))
+    }
+}
+
+/// See [`Source::places`].
+pub(super) struct Places<'a> {
+    source: &'a Source<'a>,
+    line: usize,
+    offset: usize,
+    column: usize,
+}
+
+impl Places<'_> {
+    /// Line and column of `offset`, both from 1. `offset` is not below the one before: so a
+    /// thousand faults on one long line are counted in one pass.
+    pub(super) fn next(&mut self, offset: usize) -> (usize, usize) {
+        let offset = self.source.floor(offset);
+        let line = self.source.line(offset);
+        if line != self.line {
+            self.line = line;
+            self.offset = self.source.starts[line];
+            self.column = 1;
+        }
+        self.column += self.source.text[self.offset..offset].chars().count();
+        self.offset = offset;
+        (line + 1, self.column)
+    }
+}
+
+/// A line, or the part of it around a place, with the place marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Excerpt {
+    text: String,
+    marker: String,
+}
+
+impl Excerpt {
+    fn new(before: &str, marked: &str, after: &str) -> Self {
+        let skipped = before.chars().count().saturating_sub(EXCERPT_MARGIN);
+        let ellipsis = if skipped > 0 { "…" } else { "" };
+        let before = || before.chars().skip(skipped).map(printable);
+        let tail: String = after.chars().take(EXCERPT_MARGIN).map(printable).collect();
+        let cut = if tail.chars().count() < after.chars().count() {
+            "…"
+        } else {
+            ""
+        };
+        let middle: String = marked.chars().map(printable).collect();
+        let indent: String = before()
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
+        let carets = "^".repeat(marked.chars().count().max(1));
+        Self {
+            text: format!(
+                "{ellipsis}{}{middle}{tail}{cut}",
+                before().collect::<String>()
+            ),
+            marker: format!("{}{indent}{carets}", " ".repeat(ellipsis.chars().count())),
+        }
+    }
+
+    /// Both lines, with the number of the line in front.
+    pub(super) fn with_number(&self, number: usize) -> impl fmt::Display {
+        let number = number.to_string();
+        let blank = " ".repeat(number.len());
+        format!(" {number} | {}\n {blank} | {}", self.text, self.marker)
+    }
+}
+
+/// A file must not be able to drive the terminal that its faults are printed on.
+fn printable(c: char) -> char {
+    if c.is_control() && c != '\t' {
+        char::REPLACEMENT_CHARACTER
+    } else {
+        c
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_count_characters_and_skip_the_byte_order_mark() {
+        let source = Source::new("f", "\u{feff}é = 1\nxé = 2");
+        let mut places = source.places();
+        assert_eq!(places.next(0), (1, 1));
+        assert_eq!(places.next(3), (1, 3));
+        assert_eq!(places.next(7), (2, 1));
+        assert_eq!(places.next(11), (2, 4));
+        assert_eq!(places.next(1000), (2, 7));
+    }
+
+    #[test]
+    fn the_end_of_a_file_is_a_place_too() {
+        let source = Source::new("f", "a\n");
+        assert_eq!(source.places().next(2), (2, 1));
+        assert_eq!(source.excerpt(2..2).text, "");
+        assert_eq!(source.excerpt(2..2).marker, "^");
+        assert_eq!(Source::new("f", "").places().next(0), (1, 1));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_place() {
+        let text = format!("{}x{}", "a".repeat(5000), "b".repeat(5000));
+        let excerpt = Source::new("f", &text).excerpt(5000..5001);
+        assert_eq!(excerpt.text.chars().count(), 2 * EXCERPT_MARGIN + 3);
+        assert_eq!(excerpt.marker.find('^'), Some(EXCERPT_MARGIN + 1));
+        assert_eq!(excerpt.text.chars().nth(EXCERPT_MARGIN + 1), Some('x'));
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let excerpt = Source::new("f", "a\u{1b}[31m = 1").excerpt(0..1);
+        assert_eq!(excerpt.text, "a\u{fffd}[31m = 1");
+    }
+
+    #[test]
+    fn the_marker_stays_within_its_line() {
+        let excerpt = Source::new("f", "a = [\r\n1,\r\n]").excerpt(4..12);
+        assert_eq!((&*excerpt.text, &*excerpt.marker), ("a = [", "    ^"));
+    }
+}

@@ -1,0 +1,241 @@
+//! What somebody meant who wrote a name that does not exist.
+
+use super::keys::{Kind, Table};
+use super::tables::all_tables;
+
+/// The known name closest to `written`, if one is close.
+///
+/// Names that differ in case or in `-` for `_` alone come first; then at most one change
+/// (optimal string alignment: a swap is one) for each four characters, and one for good
+/// measure, but never all of them.
+pub(super) fn nearest<'a>(
+    written: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let written = plain(written);
+    let allowed = |name: &str| (1 + name.len() / 4).min(name.len().saturating_sub(1));
+    let candidates = known.into_iter().filter_map(|name| {
+        let close = name.len().abs_diff(written.len()) <= allowed(name);
+        let distance = close.then(|| strsim::osa_distance(&written, &plain(name)))?;
+        (distance <= allowed(name)).then_some((distance, name))
+    });
+    candidates
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// `, did you mean …?` with the nearest known name, or nothing.
+pub(super) fn did_you_mean<'a>(
+    written: &str,
+    known: impl IntoIterator<Item = &'a str>,
+    quote: char,
+) -> String {
+    match nearest(written, known) {
+        Some(name) => format!(", did you mean {quote}{name}{quote}?"),
+        None => String::new(),
+    }
+}
+
+fn plain(name: &str) -> String {
+    name.to_ascii_lowercase().replace('-', "_")
+}
+
+/// What to say of a key that its table does not know; `header` is the table's in the file.
+pub(super) fn unknown_key(table: &Table, header: &str, name: &str) -> String {
+    let place = match header {
+        "" => "at the top level".to_owned(),
+        _ => format!("in [{header}]"),
+    };
+    if let Some(reason) = out_of_scope(name) {
+        return format!("`{name}` {place}: {reason}");
+    }
+    let hint = match nearest(name, table.keys.iter().map(|key| key.name)) {
+        Some(near) => format!(", did you mean `{near}`?"),
+        None => other_words(table, name).unwrap_or_default(),
+    };
+    format!("unknown key `{name}` {place}{hint}")
+}
+
+/// Words of other proxies, and keys that stand in another table.
+fn other_words(table: &Table, name: &str) -> Option<String> {
+    let wanted = plain(name);
+    let alias = ALIASES
+        .iter()
+        .find(|(other, ours)| *other == wanted && table.key(ours).is_some());
+    if let Some((_, ours)) = alias {
+        return Some(format!(", did you mean `{ours}`?"));
+    }
+    let here = |other: &&&Table| {
+        let key = other.key(&wanted);
+        key.is_some_and(|key| !matches!(key.kind, Kind::Later))
+    };
+    let tables = all_tables();
+    let other = tables.iter().find(here)?;
+    Some(format!(", `{wanted}` belongs in [{}]", other.header))
+}
+
+/// What others call it, and what it is called here.
+const ALIASES: &[(&str, &str)] = &[
+    ("frontend", "listener"),
+    ("server", "listener"),
+    ("entrypoint", "listener"),
+    ("listen", "listener"),
+    ("backend", "pool"),
+    ("upstream", "pool"),
+    ("cluster", "pool"),
+    ("global", "runtime"),
+    ("workers", "threads"),
+    ("nbthread", "threads"),
+    ("maxconn", "max_connections"),
+    ("address", "bind"),
+    ("addr", "bind"),
+    ("listen", "bind"),
+    ("default_backend", "pool"),
+    ("upstream", "pool"),
+    ("backend", "pool"),
+    ("algorithm", "balance"),
+    ("strategy", "balance"),
+    ("policy", "balance"),
+    ("servers", "backends"),
+    ("targets", "backends"),
+    ("endpoints", "backends"),
+    ("health_check", "health"),
+    ("check", "health"),
+    ("queue", "hold"),
+    ("retries", "connect_attempts"),
+    ("host", "address"),
+    ("url", "address"),
+    ("id", "name"),
+    ("type", "kind"),
+    ("sni", "server_name"),
+    ("status", "expect_status"),
+];
+
+/// Why isobar will not have a key, if that is decided.
+fn out_of_scope(name: &str) -> Option<&'static str> {
+    let name = plain(name);
+    let found = OUT_OF_SCOPE
+        .iter()
+        .find(|(names, _)| names.contains(&&*name));
+    found.map(|(_, reason)| *reason)
+}
+
+const OUT_OF_SCOPE: &[(&[&str], &str)] = &[
+    (
+        &[
+            "tls",
+            "ssl",
+            "cert",
+            "certs",
+            "crt",
+            "certificate",
+            "certificates",
+            "cert_file",
+            "key_file",
+            "private_key",
+            "tls_cert",
+            "tls_key",
+            "ssl_certificate",
+            "ssl_certificate_key",
+        ],
+        "TLS termination is out of scope: isobar passes TLS through untouched",
+    ),
+    (
+        &[
+            "rate_limit",
+            "bandwidth",
+            "bandwidth_limit",
+            "bwlim",
+            "limit_rate",
+            "download_rate",
+            "upload_rate",
+            "proxy_download_rate",
+            "proxy_upload_rate",
+        ],
+        "bandwidth limits are out of scope",
+    ),
+    (
+        &["stick_table", "stick", "sticky", "stick_on"],
+        "stick tables are out of scope: balance = \"consistent-hash\" keeps a client on its backend",
+    ),
+    (
+        &["transparent", "tproxy", "usesrc", "proxy_bind"],
+        "a transparent source address is out of scope",
+    ),
+    (
+        &[
+            "agent_check",
+            "agent",
+            "agent_port",
+            "agent_addr",
+            "agent_inter",
+        ],
+        "agent checks are out of scope: use a [pool.NAME.health] check or `isobar weight`",
+    ),
+    (
+        &["udp", "protocol", "quic"],
+        "UDP is out of scope: isobar balances TCP",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::super::tables::{LISTENER, POOL, ROOT, RUNTIME};
+    use super::*;
+
+    fn unknown_key(table: &Table, name: &str) -> String {
+        super::unknown_key(table, "t", name)
+    }
+
+    #[test]
+    fn a_slip_finds_the_name_and_a_stranger_finds_none() {
+        let names = || POOL.keys.iter().map(|key| key.name);
+        for (written, known) in [
+            ("blance", Some("balance")),
+            ("conect_timeout", Some("connect_timeout")),
+            ("connect-timeout", Some("connect_timeout")),
+            ("Keepalive", Some("keepalive")),
+            ("keep_alive", Some("keepalive")),
+            ("backend", Some("backends")),
+            ("healht", Some("health")),
+            ("colour", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(written, names()), known, "{written}");
+        }
+    }
+
+    #[test]
+    fn words_of_other_proxies_are_understood() {
+        assert!(unknown_key(&POOL, "servers").ends_with("did you mean `backends`?"));
+        assert!(unknown_key(&ROOT, "upstream").ends_with("did you mean `pool`?"));
+        assert!(unknown_key(&LISTENER, "default_backend").ends_with("did you mean `pool`?"));
+        assert!(unknown_key(&RUNTIME, "maxconn").ends_with("did you mean `max_connections`?"));
+    }
+
+    #[test]
+    fn a_key_of_another_table_is_sent_there() {
+        assert_eq!(
+            unknown_key(&LISTENER, "idle_timeout"),
+            "unknown key `idle_timeout` in [t], `idle_timeout` belongs in [pool.NAME]"
+        );
+    }
+
+    #[test]
+    fn what_is_out_of_scope_is_told_so() {
+        for name in [
+            "tls",
+            "cert",
+            "rate_limit",
+            "stick_table",
+            "transparent",
+            "agent_check",
+            "udp",
+        ] {
+            assert!(
+                unknown_key(&LISTENER, name).contains("out of scope"),
+                "{name}"
+            );
+        }
+    }
+}
