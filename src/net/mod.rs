@@ -1,5 +1,27 @@
 //! Sockets and addresses: what the kernel is asked for, and how.
 
 mod addr;
+mod dial;
+mod listen;
+mod stream;
+mod sys;
+
+use std::io;
+use std::path::Path;
+
+use rustix::net::SocketAddrUnix;
 
 pub use addr::{Address, AddressError, canonical};
+pub use dial::{DialError, dial};
+pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket};
+pub use stream::{Kind, Liveness, Stream};
+
+/// The kernel's form of a Unix socket path; `@name` is the abstract namespace.
+fn unix_address(path: &Path) -> io::Result<SocketAddrUnix> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let address = match bytes.strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name),
+        None => SocketAddrUnix::new(path),
+    };
+    Ok(address?)
+}

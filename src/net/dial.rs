@@ -1,0 +1,148 @@
+//! Connecting to a backend.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
+};
+
+use super::stream::{Kind, Liveness, Stream};
+use super::{Address, sys, unix_address};
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nothing answered in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The backend, or the network on the way to it, said no.
+    #[error("{0}")]
+    Refused(#[source] io::Error),
+    /// A fault of this machine, which says nothing about the backend.
+    #[error("{0}")]
+    Local(#[source] io::Error),
+}
+
+impl DialError {
+    /// The closed set of words that metrics use for it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Local(_) => "local",
+            Self::Refused(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => "refused",
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset",
+                io::ErrorKind::TimedOut => "timeout",
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable",
+                _ => "other",
+            },
+        }
+    }
+
+    /// Whether it says nothing about the backend.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+}
+
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> Self {
+        let local = error
+            .raw_os_error()
+            .is_some_and(|code| LOCAL_FAULTS.contains(&Errno::from_raw_os_error(code)));
+        if local {
+            Self::Local(error)
+        } else {
+            Self::Refused(error)
+        }
+    }
+}
+
+/// What socket(2), bind(2), connect(2) and epoll_ctl(2) give when this machine is at its
+/// limits or set up wrongly. EAGAIN of a Unix connect is a full backlog of the backend and not
+/// among them.
+const LOCAL_FAULTS: &[Errno] = &[
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::NOBUFS,
+    Errno::NOMEM,
+    Errno::NOSPC,
+    Errno::ADDRNOTAVAIL,
+    Errno::AFNOSUPPORT,
+    Errno::ACCESS,
+    Errno::PERM,
+];
+
+/// Connects to `address` within `timeout` (zero: as long as the kernel tries).
+///
+/// # Errors
+/// [`DialError`]; the socket is closed at once, no attempt lingers.
+///
+/// # Cancel safety
+/// Dropping the future closes the socket.
+pub async fn dial(
+    address: &Address,
+    liveness: Liveness,
+    timeout: Duration,
+) -> Result<Stream, DialError> {
+    let attempt = connect_to(address, liveness);
+    if timeout.is_zero() {
+        return attempt.await;
+    }
+    match tokio::time::timeout(timeout, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::Timeout(timeout)),
+    }
+}
+
+async fn connect_to(address: &Address, liveness: Liveness) -> Result<Stream, DialError> {
+    match address {
+        Address::Ip(ip) => {
+            let family = if ip.is_ipv4() {
+                AddressFamily::INET
+            } else {
+                AddressFamily::INET6
+            };
+            let socket = open(family)?;
+            sockopt::set_tcp_nodelay(&socket, true).map_err(io::Error::from)?;
+            liveness.apply(&socket)?;
+            let started = connect(&socket, ip);
+            established(socket, Kind::Tcp, started).await
+        }
+        Address::Unix(path) => {
+            let socket = open(AddressFamily::UNIX)?;
+            let address: SocketAddrUnix = unix_address(path)?;
+            let started = connect(&socket, &address);
+            established(socket, Kind::Unix, started).await
+        }
+    }
+}
+
+fn open(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+/// Waits for the connect that was `started` on `socket`.
+async fn established(
+    socket: OwnedFd,
+    kind: Kind,
+    started: rustix::io::Result<()>,
+) -> Result<Stream, DialError> {
+    match started {
+        // On loopback the handshake is over when connect(2) returns.
+        Ok(()) => Ok(Stream::new(socket, kind)?),
+        Err(Errno::INPROGRESS) => {
+            let pending = sys::register(socket)?;
+            pending.writable().await?.retain_ready();
+            sockopt::socket_error(pending.get_ref())
+                .and_then(|outcome| outcome)
+                .map_err(io::Error::from)?;
+            Ok(Stream::from_registered(pending, kind))
+        }
+        Err(error) => Err(io::Error::from(error).into()),
+    }
+}

@@ -1,0 +1,298 @@
+//! Listening sockets: bound once, shared by all cores.
+//!
+//! There is one socket for each address, registered with every core's epoll. `SO_REUSEPORT`
+//! is not used: it would let a second process bind the same address unnoticed, spread by hash
+//! instead of load, and lose what is queued when one of its sockets closes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketFlags, SocketType, acceptfrom_with, bind, getsockname,
+    listen, socket_with, sockopt,
+};
+
+use tokio::io::unix::AsyncFd;
+
+use super::stream::{Kind, Liveness};
+use super::{Address, canonical, sys, unix_address};
+
+/// How a listening socket is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// Length of the accept queue; the kernel lowers it to `net.core.somaxconn`.
+    pub backlog: u32,
+    /// An IPv6 wildcard does not take IPv4 clients.
+    pub ipv6_only: bool,
+    /// Mode of a Unix socket's file.
+    pub unix_mode: u32,
+    /// Passed on by the kernel to every socket accepted.
+    pub liveness: Liveness,
+}
+
+/// A bound, listening socket. Dropping it closes it and removes a Unix socket's file.
+#[derive(Debug)]
+pub struct Socket {
+    /// Removed first: once the socket is closed, a file would be a stale one.
+    _file: Option<SocketFile>,
+    socket: OwnedFd,
+    address: Address,
+}
+
+/// A listening socket as one core sees it.
+#[derive(Debug)]
+pub struct Acceptor {
+    io: AsyncFd<Arc<Socket>>,
+}
+
+/// What accept(2) gave.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The connected socket, non-blocking and close-on-exec.
+    pub socket: OwnedFd,
+    /// What kind of socket it is.
+    pub kind: Kind,
+    /// The other end; of an unnamed Unix client: the listener's own path.
+    pub peer: Address,
+}
+
+impl Acceptor {
+    /// Registers the socket with this thread's runtime.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) gives.
+    pub fn new(socket: Arc<Socket>) -> io::Result<Self> {
+        Ok(Self {
+            io: sys::register_shared(socket)?,
+        })
+    }
+
+    /// Waits until somebody may be in the accept queue.
+    ///
+    /// # Errors
+    /// Only when the runtime shuts down.
+    pub async fn ready(&self) -> io::Result<()> {
+        self.io.readable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// Takes one connection out of the accept queue; `None`: it is empty.
+    ///
+    /// # Errors
+    /// What accept(2) gives; the queue may hold more all the same.
+    pub fn accept(&self) -> io::Result<Option<Incoming>> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match acceptfrom_with(&self.io.get_ref().socket, flags) {
+            Ok((socket, peer)) => Ok(Some(self.incoming(socket, peer))),
+            Err(Errno::AGAIN) => {
+                self.clear_ready();
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn incoming(&self, socket: OwnedFd, peer: Option<SocketAddrAny>) -> Incoming {
+        match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
+            Some(ip) => Incoming {
+                socket,
+                kind: Kind::Tcp,
+                peer: Address::Ip(canonical(ip)),
+            },
+            None => Incoming {
+                socket,
+                kind: Kind::Unix,
+                peer: self.io.get_ref().address.clone(),
+            },
+        }
+    }
+
+    fn clear_ready(&self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(mut guard)) = self.io.poll_read_ready(&mut cx) {
+            guard.clear_ready();
+        }
+    }
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {}", self.text())]
+pub struct ListenError {
+    address: Address,
+    source: io::Error,
+}
+
+impl ListenError {
+    fn text(&self) -> String {
+        match self.source.kind() {
+            io::ErrorKind::AddrInUse => "the address is in use by another process".into(),
+            io::ErrorKind::PermissionDenied => format!(
+                "{} (ports below 1024 need CAP_NET_BIND_SERVICE, a socket file a writable directory)",
+                self.source
+            ),
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address".into(),
+            _ => self.source.to_string(),
+        }
+    }
+}
+
+impl Socket {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// [`ListenError`], also where any process listens on that address already.
+    pub fn bind(address: &Address, options: ListenOptions) -> Result<Self, ListenError> {
+        let result = match address {
+            Address::Ip(ip) => bind_ip(*ip, options),
+            Address::Unix(path) => bind_unix(path, options),
+        };
+        result.map_err(|source| ListenError {
+            address: address.clone(),
+            source,
+        })
+    }
+
+    /// Where it really listens: the port chosen where 0 was asked for.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The socket itself.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+}
+
+impl std::os::fd::AsRawFd for Socket {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+fn open(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
+    let family = if ip.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = open(family)?;
+    // Without it an address whose last connections are in TIME-WAIT cannot be bound; it does
+    // not let two processes listen, see socket(7).
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if ip.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, options.ipv6_only)?;
+    }
+    // Accepted sockets inherit these, which saves their system calls.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    options.liveness.apply(&socket)?;
+    bind(&socket, &ip)?;
+    listen(&socket, backlog(options))?;
+    let bound = bound_address(&socket)?;
+    Ok(Socket {
+        socket,
+        address: Address::Ip(bound),
+        _file: None,
+    })
+}
+
+fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    let name: SocketAddrAny = getsockname(socket)?;
+    SocketAddr::try_from(name).map_err(|_| io::Error::from(Errno::AFNOSUPPORT))
+}
+
+fn backlog(options: ListenOptions) -> i32 {
+    i32::try_from(options.backlog).unwrap_or(i32::MAX)
+}
+
+fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<Socket> {
+    let socket = open(AddressFamily::UNIX)?;
+    let address = unix_address(path)?;
+    let in_file_system = !is_abstract(path);
+    if in_file_system {
+        remove_if_stale(path)?;
+    }
+    bind(&socket, &address)?;
+    let file = if in_file_system {
+        // Nobody can connect before listen(2), so nobody sees the file with another mode.
+        let file = SocketFile::of(path)?;
+        rustix::fs::chmod(path, Mode::from_raw_mode(options.unix_mode))?;
+        Some(file)
+    } else {
+        None
+    };
+    listen(&socket, backlog(options))?;
+    Ok(Socket {
+        _file: file,
+        socket,
+        address: Address::Unix(path.into()),
+    })
+}
+
+fn is_abstract(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().first() == Some(&b'@')
+}
+
+/// Removes a socket file that nobody listens on, left behind by a process that was killed.
+fn remove_if_stale(path: &Path) -> io::Result<()> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is not a socket is in the way",
+        ));
+    }
+    let probe = open(AddressFamily::UNIX)?;
+    match rustix::net::connect(&probe, &unix_address(path)?) {
+        Err(Errno::CONNREFUSED) => std::fs::remove_file(path),
+        // It answers, or its backlog is full: somebody listens.
+        Ok(()) | Err(Errno::AGAIN) => Err(Errno::ADDRINUSE.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The file of a Unix socket, removed with the socket unless another has taken its place.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.into(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+
+    fn is_ours(&self) -> bool {
+        std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|now| now.dev() == self.device && now.ino() == self.inode)
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! A connected stream socket, TCP or Unix, on the core that serves it.
+//!
+//! Two rules of the kernel shape this file. *Edge-triggered readiness*: it may be cleared only
+//! on what proves the socket dry, a call that would block or a read that came back short; a
+//! FIN that is already queued stays visible because the runtime never clears "closed".
+//! *Endings*: closing a socket sends FIN, and what a peer or isobar cuts short must never
+//! look complete, so a [`Stream`] that is merely dropped (a time-out, a kill, a panic) resets;
+//! only [`Stream::close`] closes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::pipe::SpliceFlags;
+use tokio::io::unix::AsyncFd;
+
+use super::sys;
+
+/// What kind of socket a [`Stream`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP over IPv4 or IPv6.
+    Tcp,
+    /// A Unix stream socket, which knows no reset: it is closed instead.
+    Unix,
+}
+
+/// Keep-alive and user time-out of a TCP connection, see tcp(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Liveness {
+    /// Silence before the first probe; every third of it, at least a second, comes another,
+    /// three in all. Zero: no probes.
+    pub keepalive: Duration,
+    /// How long sent data may stay unacknowledged. Zero: the kernel's own patience.
+    pub user_timeout: Duration,
+}
+
+impl Liveness {
+    /// The kernel's defaults: no probes.
+    pub const OFF: Self = Self {
+        keepalive: Duration::ZERO,
+        user_timeout: Duration::ZERO,
+    };
+
+    /// Sets the options of a TCP socket; what listens passes them on to what it accepts.
+    ///
+    /// # Errors
+    /// What setsockopt(2) gives.
+    pub fn apply(self, socket: impl AsFd) -> io::Result<()> {
+        use rustix::net::sockopt;
+        let socket = socket.as_fd();
+        if !self.user_timeout.is_zero() {
+            let millis = u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX);
+            sockopt::set_tcp_user_timeout(socket, millis)?;
+        }
+        if self.keepalive.is_zero() {
+            return Ok(());
+        }
+        let second = Duration::from_secs(1);
+        sockopt::set_tcp_keepidle(socket, self.keepalive.clamp(second, MAX_KEEPALIVE))?;
+        sockopt::set_tcp_keepintvl(socket, (self.keepalive / 3).clamp(second, MAX_KEEPALIVE))?;
+        sockopt::set_tcp_keepcnt(socket, 3)?;
+        Ok(sockopt::set_socket_keepalive(socket, true)?)
+    }
+}
+
+/// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of Linux.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+/// A connected, non-blocking socket, registered with this thread's runtime.
+#[derive(Debug)]
+pub struct Stream {
+    io: AsyncFd<OwnedFd>,
+    kind: Kind,
+    closing: bool,
+}
+
+impl Stream {
+    /// Registers a connected (or connecting) non-blocking socket.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) gives: no memory, or the limit of watches reached.
+    pub fn new(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
+        Ok(Self {
+            io: sys::register(socket)?,
+            kind,
+            closing: false,
+        })
+    }
+
+    /// A socket that is registered already, for instance because its connect was waited for.
+    pub(super) fn from_registered(io: AsyncFd<OwnedFd>, kind: Kind) -> Self {
+        Self {
+            io,
+            kind,
+            closing: false,
+        }
+    }
+
+    /// What kind of socket it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The socket itself.
+    pub fn socket(&self) -> &OwnedFd {
+        self.io.get_ref()
+    }
+
+    /// Ends it in order: what was sent is delivered, then comes FIN, if none was sent yet.
+    pub fn close(mut self) {
+        self.closing = true;
+    }
+
+    /// Ends it at once with a reset, as dropping it does.
+    pub fn reset(self) {}
+
+    /// Reads what is there, without looking at readiness first.
+    ///
+    /// # Errors
+    /// `WouldBlock` where nothing is there; what recv(2) gives.
+    #[inline]
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(self.socket(), buffer, RecvFlags::empty())?.1)
+    }
+
+    /// Reads some bytes; 0 is the peer's FIN.
+    ///
+    /// # Errors
+    /// What recv(2) gives.
+    #[inline]
+    pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.io.poll_read_ready(cx))?;
+            match self.try_recv(buffer) {
+                Ok(n) => {
+                    if n > 0 && n < buffer.len() {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(n));
+                }
+                Err(error) if would_block(&error) => guard.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Sends some of `bytes`; asks for readiness only when the socket is full.
+    ///
+    /// # Errors
+    /// What send(2) gives; never SIGPIPE.
+    #[inline]
+    pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_output(cx, |socket| {
+            Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+        })
+    }
+
+    /// Moves up to `most` bytes from the socket into the pipe; 0 is the peer's FIN.
+    ///
+    /// The pipe must be empty: a pipe fills by slots, not bytes, and splice(2) gives EAGAIN for
+    /// a full pipe and for a dry socket alike. From an empty one it can only mean the socket.
+    ///
+    /// # Errors
+    /// What splice(2) gives.
+    pub fn poll_splice_in(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &OwnedFd,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        loop {
+            let mut guard = ready!(self.io.poll_read_ready(cx))?;
+            match rustix::pipe::splice(self.socket(), None, pipe, None, most, flags) {
+                Ok(n) => return Poll::Ready(Ok(n)),
+                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Moves up to `most` bytes, which must all be in the pipe, to the socket: asking for more
+    /// would make the kernel wait for them before it sends the tail.
+    ///
+    /// # Errors
+    /// What splice(2) gives.
+    pub fn poll_splice_out(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &OwnedFd,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        self.poll_output(cx, |socket| {
+            Ok(rustix::pipe::splice(pipe, None, socket, None, most, flags)?)
+        })
+    }
+
+    #[inline]
+    fn poll_output(
+        &self,
+        cx: &mut Context<'_>,
+        send: impl Fn(&OwnedFd) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match send(self.socket()) {
+                Err(error) if would_block(&error) => {
+                    ready!(self.io.poll_write_ready(cx))?.clear_ready();
+                }
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Completes when the connection broke (a reset, a time-out of the kernel) while nobody
+    /// reads it, because the other side is full or this one has sent FIN.
+    ///
+    /// The error itself stays with the socket. Spurious wake-ups are cheap; what is queued to
+    /// be read is not touched.
+    pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.io.poll_write_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(mut guard)) => {
+                    if self.is_broken() {
+                        return Poll::Ready(());
+                    }
+                    if guard.ready().is_write_closed() {
+                        // Shut down both ways in order: nothing can break any more.
+                        return Poll::Pending;
+                    }
+                    guard.clear_ready();
+                }
+            }
+        }
+    }
+
+    /// Whether the kernel has an error for this socket, by poll(2), which leaves it in place.
+    pub fn is_broken(&self) -> bool {
+        let mut fds = [PollFd::new(self.socket(), PollFlags::empty())];
+        let polled = rustix::event::poll(
+            &mut fds,
+            Some(&Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            }),
+        );
+        polled.is_ok() && fds[0].revents().contains(PollFlags::ERR)
+    }
+
+    /// The error that broke the connection, taken from the socket.
+    pub fn take_error(&self) -> io::Error {
+        match rustix::net::sockopt::socket_error(self.socket()) {
+            Ok(Err(error)) | Err(error) => error.into(),
+            Ok(Ok(())) => rustix::io::Errno::CONNRESET.into(),
+        }
+    }
+
+    /// Completes when the peer is seen to have left before it sent anything: a FIN with no
+    /// byte before it, or a reset. A FIN behind bytes is not leaving.
+    pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(guard) = self.io.poll_read_ready(cx) {
+            let Ok(mut guard) = guard else {
+                return Poll::Ready(());
+            };
+            let mut byte = [0_u8; 1];
+            match rustix::net::recv(self.socket(), &mut byte, RecvFlags::PEEK) {
+                Ok((_, 0)) => return Poll::Ready(()),
+                Ok(_) => break,
+                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        self.poll_broken(cx)
+    }
+
+    /// Passes a FIN on: nothing more will be sent.
+    pub fn shutdown(&self) {
+        // ENOTCONN means that the connection is gone already, which is no news.
+        let _ = rustix::net::shutdown(self.socket(), Shutdown::Write);
+    }
+
+    /// Bytes sent that the peer's kernel has not acknowledged; 0 where that cannot be known.
+    /// A Unix socket keeps what was sent for its peer whatever happens here: always 0.
+    pub fn unacknowledged(&self) -> usize {
+        match self.kind {
+            Kind::Tcp => sys::unacknowledged(self.socket()).unwrap_or(0),
+            Kind::Unix => 0,
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.closing && self.kind == Kind::Tcp {
+            // SO_LINGER of 0 s makes close(2) send RST and forget what was not sent yet.
+            let _ = rustix::net::sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO));
+        }
+    }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
