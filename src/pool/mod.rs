@@ -1,4 +1,277 @@
-//! The backends of a pool and what is known of them.
+//! Pools: which backends there are, which of them may be used, and who gets the next slot.
+//!
+//! The data plane reads an immutable [`Snapshot`] and takes a [`Lease`]; it asks the control
+//! plane nothing and waits for no lock that one holds. The control plane ([`control`]) keeps
+//! what checks and operators say, and publishes the next snapshot. Connections that nobody
+//! can take wait in [`hold`].
+
+mod backend;
+mod control;
+pub mod history;
+mod lease;
+mod snapshot;
+mod sync;
 
 pub mod health;
-pub mod history;
+pub mod hold;
+#[cfg(test)]
+mod hold_tests;
+
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+pub use backend::{Backend, BackendCounters};
+pub use control::{AdminState, BackendView, CheckResult, State};
+pub use hold::Ticket;
+pub use lease::Lease;
+pub use snapshot::Snapshot;
+
+use crate::config;
+use crate::metrics::{Counter, Ended, Histogram, PerCore};
+use backend::Asker;
+use control::Control;
+
+/// First pause before the head of the hold queue tries a backend again that refused the last
+/// connect; it doubles up to [`LAST_TICK`].
+const FIRST_TICK: Duration = Duration::from_millis(100);
+/// Longest such pause.
+const LAST_TICK: Duration = Duration::from_secs(1);
+
+/// What one core counts for one pool.
+#[derive(Debug, Default)]
+pub struct PoolCounters {
+    /// Connections that were sent here.
+    pub total: Counter,
+    /// Of those, how many its fallback took over.
+    pub moved: Counter,
+    /// Connections that were held, each counted once.
+    pub held: Counter,
+    /// How its connections ended, by [`Ended`].
+    pub ended: [Counter; Ended::COUNT],
+}
+
+/// A pool of the running balancer.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is counted for it.
+    pub counters: PerCore<PoolCounters>,
+    /// From the pick to the first byte of a backend.
+    pub first_byte_seconds: Histogram,
+    /// From accept to end.
+    pub duration_seconds: Histogram,
+    /// The sum of the time that a connection was held, of those that were.
+    pub hold_seconds: Histogram,
+    current: ArcSwap<Snapshot>,
+    control: Mutex<Control>,
+    hold: Arc<hold::Queue<Attempt, Lease>>,
+    /// Somebody is held.
+    holding: Notify,
+}
+
+/// What a connection has tried so far.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    key: u64,
+    tried: Vec<Arc<Backend>>,
+    made: u32,
+    first: bool,
+}
+
+impl Attempt {
+    /// Of a connection that has tried nothing; `key` is the hash of its key.
+    pub fn new(key: u64) -> Self {
+        Self {
+            key,
+            tried: Vec::new(),
+            made: 0,
+            first: true,
+        }
+    }
+
+    /// One more backend was tried, in vain.
+    pub fn failed_at(&mut self, backend: Arc<Backend>) {
+        self.tried.push(backend);
+        self.made += 1;
+        self.first = false;
+    }
+
+    /// Attempts made since the start or the last release from hold.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// The same connection with all its attempts before it.
+    pub fn renewed(&self) -> Self {
+        Self {
+            tried: Vec::new(),
+            made: 0,
+            ..*self
+        }
+    }
+
+    fn is_first(&self) -> bool {
+        self.first
+    }
+
+    fn number(&self) -> u32 {
+        self.made + 1
+    }
+}
+
+/// Why a connection is not held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotHeld {
+    /// `hold.max = 0`.
+    Off,
+    /// As many wait as may.
+    Full,
+}
+
+/// A connection's place in the hold queue: a future of its [`Lease`].
+pub type Held = hold::Place<Attempt, Lease>;
+
+impl Pool {
+    /// A pool as the file has it, for `cores` data cores; nothing is checked yet.
+    pub fn new(settings: Arc<config::Pool>, cores: usize) -> Arc<Self> {
+        let control = Control::new(Arc::clone(&settings), cores);
+        Arc::new(Self {
+            name: Arc::clone(&settings.name),
+            counters: PerCore::new(cores),
+            first_byte_seconds: Histogram::new(cores),
+            duration_seconds: Histogram::new(cores),
+            hold_seconds: Histogram::new(cores),
+            current: ArcSwap::from_pointee(control.snapshot(None)),
+            control: Mutex::new(control),
+            hold: Arc::default(),
+            holding: Notify::new(),
+        })
+    }
+
+    /// Names the pool that takes what this one cannot take now.
+    pub fn set_fallback(self: &Arc<Self>, fallback: Weak<Pool>) {
+        self.change(|control| control.set_fallback(fallback));
+    }
+
+    /// What a pick sees now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// `[pool.NAME]` as it is in force.
+    pub fn settings(&self) -> Arc<config::Pool> {
+        Arc::clone(&self.current.load().settings)
+    }
+
+    /// The pool that takes what this one cannot take now.
+    pub fn fallback(&self) -> Option<Arc<Pool>> {
+        self.current.load().fallback.as_ref()?.upgrade()
+    }
+
+    /// How many are held now.
+    pub fn held(&self) -> usize {
+        self.hold.len()
+    }
+
+    /// A slot of some backend, now; `None`: nobody can take it, or others wait already.
+    pub fn acquire(self: &Arc<Self>, attempt: &Attempt) -> Option<Lease> {
+        // Who has begun to try goes on; who arrives queues behind those that are held.
+        if attempt.made == 0 && !self.hold.is_empty() {
+            return None;
+        }
+        self.take(attempt, Asker::Arriving)
+    }
+
+    /// Waits for a slot, at the place of `ticket` or at the end.
+    ///
+    /// # Errors
+    /// [`NotHeld`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the queue and loses nothing.
+    pub fn hold(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        ticket: Option<Ticket>,
+    ) -> Result<Held, NotHeld> {
+        let max = self.current.load().settings.hold.max;
+        if max == 0 {
+            return Err(NotHeld::Off);
+        }
+        let held = self
+            .hold
+            .join(attempt.renewed(), ticket, max)
+            .map_err(|hold::Full| NotHeld::Full)?;
+        if ticket.is_none() {
+            self.counters.here().held.add(1);
+        }
+        self.holding.notify_one();
+        self.serve(Asker::Held);
+        Ok(held)
+    }
+
+    /// Something was given back, or a backend became usable.
+    fn given_back(self: &Arc<Self>) {
+        if !self.hold.is_empty() {
+            self.serve(Asker::Held);
+        }
+    }
+
+    fn serve(self: &Arc<Self>, asker: Asker) {
+        self.hold.serve(|attempt| self.take(attempt, asker));
+        if self.hold.is_empty() {
+            self.settle();
+        }
+    }
+
+    /// Nobody is held: the next who are start with a small window again.
+    fn settle(&self) {
+        for backend in &self.current.load().backends {
+            backend.reset_window();
+        }
+    }
+
+    fn take(self: &Arc<Self>, attempt: &Attempt, asker: Asker) -> Option<Lease> {
+        let taken = self.current.load().take(attempt, asker, &mut rand::rng())?;
+        Some(Lease::new(Arc::clone(self), taken.backend, taken.pick))
+    }
+
+    /// Keeps those moving who are held, for as long as the pool lives: asks for checks soon,
+    /// and lets the head try again where an up backend refused the last connect.
+    pub async fn tend(self: Arc<Self>) {
+        loop {
+            self.holding.notified().await;
+            let mut pause = FIRST_TICK;
+            while !self.hold.is_empty() {
+                self.hasten_checks();
+                tokio::time::sleep(pause).await;
+                let resting = self.current.load().backends.iter().any(|b| b.is_resting());
+                self.hold
+                    .serve_head(|attempt| self.take(attempt, Asker::Tick));
+                pause = match resting {
+                    true => (pause * 2).min(LAST_TICK),
+                    false => FIRST_TICK,
+                };
+            }
+        }
+    }
+
+    /// Moves the percentile windows of all its histograms on.
+    pub fn step_histograms(&self, now: Instant) {
+        let own = [
+            &self.first_byte_seconds,
+            &self.duration_seconds,
+            &self.hold_seconds,
+        ];
+        own.into_iter().for_each(|histogram| histogram.step(now));
+        for backend in &self.current.load().backends {
+            backend.connect_seconds.step(now);
+            backend.first_byte_seconds.step(now);
+            backend.duration_seconds.step(now);
+        }
+    }
+}

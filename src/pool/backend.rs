@@ -1,0 +1,244 @@
+//! One backend as the data plane sees it: where it is, what it has, what it may take.
+//!
+//! A [`Backend`] outlives every snapshot it is part of: leases hold it by `Arc`, so that a
+//! backend that was removed and added again never receives the counts of its predecessor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::balance::{PeakEwma, consistent_hash};
+use crate::config;
+use crate::metrics::{Counter, Histogram, PerCore};
+use crate::net::Address;
+
+/// Connects in progress to one backend that held clients may start with; each success
+/// allows one more.
+const RELEASE_WINDOW: u32 = 4;
+
+/// What one core counts for one backend.
+#[derive(Debug, Default)]
+pub struct BackendCounters {
+    /// Connections that picked it.
+    pub total: Counter,
+    /// Connects that failed, whatever the reason.
+    pub failed: Counter,
+    /// Picks that were not the connection's first.
+    pub retried: Counter,
+    /// Connects that were refused.
+    pub refused: Counter,
+    /// Connects that nothing answered.
+    pub timed_out: Counter,
+    /// Connects that ended otherwise.
+    pub failed_otherwise: Counter,
+    /// Payload it accepted, in bytes.
+    pub bytes_in: Counter,
+    /// Payload of its that clients accepted, in bytes.
+    pub bytes_out: Counter,
+    /// Checks it passed.
+    pub checks_passed: Counter,
+    /// Checks it failed.
+    pub checks_failed: Counter,
+}
+
+/// A backend of a pool.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name, unique in the pool.
+    pub name: Arc<str>,
+    /// Where it is dialled.
+    pub address: Address,
+    /// What is counted for it.
+    pub counters: PerCore<BackendCounters>,
+    /// How long connects took that succeeded.
+    pub connect_seconds: Histogram,
+    /// From the first moment it could answer to its first byte.
+    pub first_byte_seconds: Histogram,
+    /// From the accept to the end of connections it had.
+    pub duration_seconds: Histogram,
+    identity: u64,
+    active: AtomicU32,
+    connecting: AtomicU32,
+    /// 0: no limit.
+    limit: AtomicU32,
+    /// 0: no cap.
+    connecting_cap: AtomicU32,
+    window: AtomicU32,
+    resting: AtomicBool,
+    latency: PeakEwma,
+    suspected: AtomicBool,
+    nudge: Notify,
+}
+
+/// Who asks for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// A connection on its way.
+    Arriving,
+    /// The head of the hold queue, because something was given back.
+    Held,
+    /// The head of the hold queue, because it is time to try again.
+    Tick,
+}
+
+impl Backend {
+    /// A backend with no connection, for `cores` data cores.
+    pub(super) fn new(settings: &config::Backend, pool: &config::Pool, cores: usize) -> Self {
+        Self {
+            name: Arc::clone(&settings.name),
+            address: settings.address.clone(),
+            counters: PerCore::new(cores),
+            connect_seconds: Histogram::new(cores),
+            first_byte_seconds: Histogram::new(cores),
+            duration_seconds: Histogram::new(cores),
+            identity: consistent_hash::identity(&settings.name),
+            active: AtomicU32::new(0),
+            connecting: AtomicU32::new(0),
+            limit: AtomicU32::new(settings.max_connections),
+            connecting_cap: AtomicU32::new(pool.max_connecting),
+            window: AtomicU32::new(RELEASE_WINDOW),
+            resting: AtomicBool::new(false),
+            latency: PeakEwma::new(pool.latency.decay, Instant::now()),
+            suspected: AtomicBool::new(false),
+            nudge: Notify::new(),
+        }
+    }
+
+    /// Connections it has now, those still connecting included.
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::SeqCst)
+    }
+
+    /// Connects in progress.
+    pub fn connecting(&self) -> u32 {
+        self.connecting.load(Ordering::SeqCst)
+    }
+
+    /// Most connections at once; 0: no limit.
+    pub fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Hash of its name, see [`consistent_hash`].
+    pub(super) fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    /// Moving average of its latency in seconds, as of `now`.
+    pub(super) fn latency(&self, now: Instant) -> Option<f64> {
+        self.latency.seconds(now)
+    }
+
+    /// Whether `asker` could have a slot now.
+    pub(super) fn has_room(&self, asker: Asker) -> bool {
+        below(self.active(), self.limit())
+            && below(self.connecting(), self.cap(asker))
+            && !(asker == Asker::Held && self.resting.load(Ordering::Relaxed))
+    }
+
+    /// Takes a slot for `asker`, exactly: limits hold under any concurrency.
+    pub(super) fn reserve(&self, asker: Asker) -> bool {
+        if asker == Asker::Held && self.resting.load(Ordering::Relaxed) {
+            return false;
+        }
+        if !count_up(&self.connecting, self.cap(asker)) {
+            return false;
+        }
+        let reserved = count_up(&self.active, self.limit());
+        if !reserved {
+            self.connecting.fetch_sub(1, Ordering::SeqCst);
+        }
+        reserved
+    }
+
+    /// Most connects in progress for `asker`; 0: no cap.
+    fn cap(&self, asker: Asker) -> u32 {
+        let cap = self.connecting_cap.load(Ordering::Relaxed);
+        if asker == Asker::Arriving {
+            return cap;
+        }
+        let window = self.window.load(Ordering::Relaxed);
+        if cap == 0 { window } else { window.min(cap) }
+    }
+
+    /// A connect is no longer in progress.
+    pub(super) fn end_connect(&self) {
+        self.connecting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// A connection is gone.
+    pub(super) fn release(&self) {
+        self.active.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// A connect succeeded: held clients may go on, one more at a time than before.
+    pub(super) fn open_window(&self) {
+        self.resting.store(false, Ordering::Relaxed);
+        let _ = self
+            .window
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |window| {
+                window.checked_add(1)
+            });
+    }
+
+    /// A connect failed: held clients are not offered this backend until the next tick.
+    pub(super) fn rest(&self) {
+        self.resting.store(true, Ordering::Relaxed);
+        self.reset_window();
+    }
+
+    /// Nobody is held any more, or the backend starts afresh.
+    pub(super) fn reset_window(&self) {
+        self.window.store(RELEASE_WINDOW, Ordering::Relaxed);
+    }
+
+    /// A check has seen it accept: held clients may go on.
+    pub(super) fn wake(&self) {
+        self.resting.store(false, Ordering::Relaxed);
+    }
+
+    /// One more latency, by `pool.NAME.latency.of`.
+    pub(super) fn observe_latency(&self, sample: Duration, now: Instant) {
+        self.latency.sample(sample, now);
+    }
+
+    /// Whether held clients are not offered it until the next tick.
+    pub(super) fn is_resting(&self) -> bool {
+        self.resting.load(Ordering::Relaxed)
+    }
+
+    /// A connect failed that says something about it: its state is in doubt.
+    pub(super) fn suspect(&self) {
+        self.suspected.store(true, Ordering::Relaxed);
+        self.nudge();
+    }
+
+    /// Whether its state came in doubt since the last call.
+    pub(super) fn take_suspicion(&self) -> bool {
+        self.suspected.swap(false, Ordering::Relaxed)
+    }
+
+    /// Asks for a check soon.
+    pub(super) fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// Completes when a check soon was asked for.
+    pub async fn nudged(&self) {
+        self.nudge.notified().await;
+    }
+}
+
+fn below(count: u32, limit: u32) -> bool {
+    limit == 0 || count < limit
+}
+
+fn count_up(count: &AtomicU32, limit: u32) -> bool {
+    count
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
+            below(n, limit).then_some(n.wrapping_add(1))
+        })
+        .is_ok()
+}

@@ -1,0 +1,92 @@
+//! A slot of a backend, held by one connection from the pick to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Backend, Pool};
+use crate::config::LatencyOf;
+use crate::log::Pick;
+use crate::net::DialError;
+
+/// A slot of a backend. Dropping it gives the slot back, whatever happened, and lets in who
+/// waits for it.
+#[derive(Debug)]
+pub struct Lease {
+    pool: Arc<Pool>,
+    backend: Arc<Backend>,
+    pick: Pick,
+    connecting: bool,
+}
+
+impl Lease {
+    pub(super) fn new(pool: Arc<Pool>, backend: Arc<Backend>, pick: Pick) -> Self {
+        backend.counters.here().total.add(1);
+        if matches!(pick, Pick::Retry(_)) {
+            backend.counters.here().retried.add(1);
+        }
+        Self {
+            pool,
+            backend,
+            pick,
+            connecting: true,
+        }
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// Why this one.
+    pub fn pick(&self) -> Pick {
+        self.pick
+    }
+
+    /// The connect succeeded.
+    pub fn connected(&mut self, took: Duration, now: Instant) {
+        self.backend.connect_seconds.record(took);
+        if self.pool.settings().latency.of == LatencyOf::Connect {
+            self.backend.observe_latency(took, now);
+        }
+        self.backend.open_window();
+        self.end_connect();
+        self.pool.given_back();
+    }
+
+    /// The first byte came, so long after the first moment at which it could.
+    pub fn answered(&self, took: Duration, now: Instant) {
+        self.backend.first_byte_seconds.record(took);
+        if self.pool.settings().latency.of == LatencyOf::FirstByte {
+            self.backend.observe_latency(took, now);
+        }
+    }
+
+    /// The connect failed; the slot is given back.
+    pub fn failed(self, error: &DialError) {
+        let counters = self.backend.counters.here();
+        counters.failed.add(1);
+        match error.reason() {
+            "refused" => counters.refused.add(1),
+            "timeout" => counters.timed_out.add(1),
+            _ => counters.failed_otherwise.add(1),
+        }
+        self.backend.rest();
+        if !error.is_local() {
+            self.backend.suspect();
+        }
+    }
+
+    fn end_connect(&mut self) {
+        if std::mem::take(&mut self.connecting) {
+            self.backend.end_connect();
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end_connect();
+        self.backend.release();
+        self.pool.given_back();
+    }
+}

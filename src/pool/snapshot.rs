@@ -1,0 +1,178 @@
+//! What a pick sees: the backends that may be picked now, and the strategies built from them,
+//! replaced as one value.
+//!
+//! Backends stand in tiers: those that are up, then the backups that are up, then, where
+//! `when_all_down = "try"` and none is up, those that are down. A later tier is asked only
+//! when no backend of the earlier ones can take the connection.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use rand::Rng;
+
+use super::backend::{Asker, Backend};
+use super::{Attempt, Pool};
+use crate::balance::{Balancer, Members, Request};
+use crate::config;
+use crate::log::Pick;
+
+/// An immutable view of a pool.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// `[pool.NAME]`.
+    pub settings: Arc<config::Pool>,
+    /// The pool of `fallback`.
+    pub(super) fallback: Option<Weak<Pool>>,
+    /// Every backend, in file order, whatever its state.
+    pub backends: Vec<Arc<Backend>>,
+    pub(super) tiers: [Tier; 3],
+}
+
+/// Index of the tier of backends that are up and no backups.
+pub(super) const PRIMARY: usize = 0;
+/// Index of the tier of backups that are up.
+pub(super) const BACKUP: usize = 1;
+/// Index of the tier of backends that are down by checks and used all the same.
+pub(super) const LAST_RESORT: usize = 2;
+
+/// Backends of equal rank and the strategy that chooses among them.
+#[derive(Clone, Debug)]
+pub(super) struct Tier {
+    members: Arc<[Member]>,
+    balancer: Arc<Balancer>,
+}
+
+/// A backend and its share.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) backend: Arc<Backend>,
+    /// At least 1.
+    pub(super) weight: u32,
+}
+
+impl Tier {
+    /// A tier of `members`; keeps `old`, and with it the strategy's sequence, if nothing
+    /// changed.
+    pub(super) fn new(members: Vec<Member>, settings: &config::Pool, old: Option<&Self>) -> Self {
+        if let Some(old) = old
+            && same(&old.members, &members)
+        {
+            return old.clone();
+        }
+        Self {
+            members: members.into(),
+            balancer: Arc::new(Balancer::new(settings.balance)),
+        }
+    }
+}
+
+fn same(old: &[Member], new: &[Member]) -> bool {
+    let pairs = old.iter().zip(new);
+    old.len() == new.len()
+        && pairs
+            .into_iter()
+            .all(|(old, new)| Arc::ptr_eq(&old.backend, &new.backend) && old.weight == new.weight)
+}
+
+/// A slot taken: the backend, and why this one.
+pub(super) struct Taken {
+    pub(super) backend: Arc<Backend>,
+    pub(super) pick: Pick,
+}
+
+impl Snapshot {
+    /// How many backends may be picked now.
+    pub fn usable(&self) -> usize {
+        self.tiers.iter().map(|tier| tier.members.len()).sum()
+    }
+
+    /// Chooses a backend for `attempt` and takes a slot of it.
+    ///
+    /// Backends that the connection has tried are left out, unless nothing else is left.
+    pub(super) fn take(
+        &self,
+        attempt: &Attempt,
+        asker: Asker,
+        rng: &mut impl Rng,
+    ) -> Option<Taken> {
+        self.take_from(attempt, asker, &attempt.tried, rng)
+            .or_else(|| match attempt.tried.is_empty() {
+                true => None,
+                false => self.take_from(attempt, asker, &[], rng),
+            })
+    }
+
+    fn take_from(
+        &self,
+        attempt: &Attempt,
+        asker: Asker,
+        without: &[Arc<Backend>],
+        rng: &mut impl Rng,
+    ) -> Option<Taken> {
+        let request = Request {
+            key: attempt.key,
+            first: attempt.is_first(),
+        };
+        self.tiers.iter().enumerate().find_map(|(rank, tier)| {
+            if tier.members.is_empty() {
+                return None;
+            }
+            let open = Open {
+                members: &tier.members,
+                without,
+                asker,
+                now: Instant::now(),
+            };
+            let choice = tier.balancer.pick(&open, request, rng)?;
+            let pick = match (asker, attempt.number(), rank) {
+                (_, _, LAST_RESORT) => Pick::Try,
+                (Asker::Held | Asker::Tick, _, _) => Pick::Held,
+                (_, number, _) if number > 1 => Pick::Retry(number),
+                (_, _, BACKUP) => Pick::Backup,
+                _ => choice.why.into(),
+            };
+            let backend = Arc::clone(&tier.members[choice.index].backend);
+            Some(Taken { backend, pick })
+        })
+    }
+}
+
+/// The members of a tier as one connection may have them.
+struct Open<'a> {
+    members: &'a [Member],
+    without: &'a [Arc<Backend>],
+    asker: Asker,
+    now: Instant,
+}
+
+impl Members for Open<'_> {
+    fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    fn weight(&self, i: usize) -> u32 {
+        self.members[i].weight
+    }
+
+    fn active(&self, i: usize) -> u32 {
+        self.members[i].backend.active()
+    }
+
+    fn open(&self, i: usize) -> bool {
+        let backend = &self.members[i].backend;
+        backend.has_room(self.asker)
+            && !self.without.iter().any(|tried| Arc::ptr_eq(tried, backend))
+    }
+
+    fn identity(&self, i: usize) -> u64 {
+        self.members[i].backend.identity()
+    }
+
+    fn latency(&self, i: usize) -> Option<f64> {
+        self.members[i].backend.latency(self.now)
+    }
+
+    fn reserve(&self, i: usize) -> bool {
+        self.members[i].backend.reserve(self.asker)
+    }
+}
