@@ -19,6 +19,7 @@
 pub mod balance;
 pub mod check;
 pub mod config;
+pub mod conn;
 pub mod log;
 pub mod metrics;
 pub mod net;

@@ -1,0 +1,227 @@
+//! Finds a backend for a connection and connects it: the one loop over attempts, pools and
+//! the hold queue.
+//!
+//! Attempts go to different backends as long as one is left. When they are used up, or nobody
+//! can take the connection now, the pool's fallback may; else the connection is held in the
+//! pool it was routed to, and its release grants the attempts anew.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::core::{Entry, Phase};
+use super::record::Record;
+use crate::balance::consistent_hash;
+use crate::config::{self, HashKey};
+use crate::metrics::Ended;
+use crate::net::{Address, DialError, Liveness, Stream, dial};
+use crate::pool::{Attempt, Held, Lease, NotHeld, Pool, Ticket};
+
+/// A connection with its backend.
+pub(super) struct Connected {
+    pub(super) stream: Stream,
+    pub(super) lease: Lease,
+    pub(super) pool: Arc<Pool>,
+}
+
+/// A connection on the way to its backend.
+pub(super) struct Connector<'a> {
+    client: &'a Stream,
+    entry: &'a Entry,
+    record: &'a mut Record,
+    /// Its place in the hold queue, kept over releases.
+    ticket: Option<Ticket>,
+    /// What the last attempt failed with.
+    failure: Option<Ended>,
+}
+
+impl<'a> Connector<'a> {
+    pub(super) fn new(client: &'a Stream, entry: &'a Entry, record: &'a mut Record) -> Self {
+        Self {
+            client,
+            entry,
+            record,
+            ticket: None,
+            failure: None,
+        }
+    }
+
+    /// A backend of `home`, of its fallback, or of `home` after a while in hold.
+    ///
+    /// # Errors
+    /// Why the connection ends without a backend.
+    pub(super) async fn connect(mut self, home: Arc<Pool>) -> Result<Connected, Ended> {
+        self.record.enter_pool(&home);
+        let mut attempt = Attempt::new(self.key(&home));
+        loop {
+            if let Some(connected) = self.try_pool(&home, &mut attempt, None).await? {
+                return Ok(connected);
+            }
+            if let Some(connected) = self.try_fallbacks(&home).await? {
+                return Ok(connected);
+            }
+            self.record.enter_pool(&home);
+            let lease = self.hold(&home, &attempt).await?;
+            attempt = attempt.renewed();
+            if let Some(connected) = self.try_pool(&home, &mut attempt, Some(lease)).await? {
+                return Ok(connected);
+            }
+        }
+    }
+
+    /// Makes the attempts that are left, as long as backends of `pool` can take it; the first
+    /// with `lease`, if there is one already. `None`: nobody could.
+    async fn try_pool(
+        &mut self,
+        pool: &Arc<Pool>,
+        attempt: &mut Attempt,
+        mut lease: Option<Lease>,
+    ) -> Result<Option<Connected>, Ended> {
+        let settings = pool.settings();
+        while attempt.made() < settings.connect_attempts {
+            let Some(lease) = lease.take().or_else(|| pool.acquire(attempt)) else {
+                break;
+            };
+            self.record.enter_pool(pool);
+            match self.dial(lease, &settings).await? {
+                Ok((stream, lease)) => {
+                    let pool = Arc::clone(pool);
+                    return Ok(Some(Connected {
+                        stream,
+                        lease,
+                        pool,
+                    }));
+                }
+                Err((error, lease)) => {
+                    attempt.failed_at(Arc::clone(lease.backend()));
+                    let local = error.is_local();
+                    self.note(&error, &lease, pool);
+                    lease.failed(&error);
+                    if local {
+                        // Another backend would meet the same fault.
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn try_fallbacks(&mut self, home: &Arc<Pool>) -> Result<Option<Connected>, Ended> {
+        let mut next = home.fallback();
+        while let Some(pool) = next {
+            let mut attempt = Attempt::new(self.key(&pool));
+            if let Some(connected) = self.try_pool(&pool, &mut attempt, None).await? {
+                return Ok(Some(connected));
+            }
+            next = pool.fallback();
+        }
+        Ok(None)
+    }
+
+    /// One attempt. The outer error is the client's leaving.
+    async fn dial(
+        &mut self,
+        mut lease: Lease,
+        settings: &config::Pool,
+    ) -> Result<Result<(Stream, Lease), (DialError, Lease)>, Ended> {
+        self.record.attempts += 1;
+        self.record.pick = Some(lease.pick());
+        self.record.set_backend(lease.backend());
+        self.entry.set_phase(Phase::Connecting);
+        let started = Instant::now();
+        let liveness = Liveness {
+            keepalive: settings.keepalive,
+            user_timeout: settings.user_timeout,
+        };
+        let address = lease.backend().address.clone();
+        let dialled = self
+            .unless_broken(dial(&address, liveness, settings.connect_timeout))
+            .await?;
+        let now = Instant::now();
+        match dialled {
+            Ok(stream) => {
+                let took = now - started;
+                self.record.connect = Some(took);
+                lease.connected(took, now);
+                Ok(Ok((stream, lease)))
+            }
+            Err(error) => Ok(Err((error, lease))),
+        }
+    }
+
+    fn note(&mut self, error: &DialError, lease: &Lease, pool: &Pool) {
+        self.failure = Some(match error {
+            DialError::Timeout(_) => Ended::ConnectTimeout,
+            DialError::Local(_) => Ended::LocalError,
+            DialError::Refused(_) => Ended::ConnectFailed,
+        });
+        tracing::debug!(
+            id = self.entry.id(),
+            pool = &*pool.name,
+            backend = &*lease.backend().name,
+            address = %lease.backend().address,
+            %error,
+            "connect failed"
+        );
+    }
+
+    /// Waits until the pool can take the connection.
+    async fn hold(&mut self, pool: &Arc<Pool>, attempt: &Attempt) -> Result<Lease, Ended> {
+        let held = pool
+            .hold(attempt, self.ticket)
+            .map_err(|refused| match refused {
+                NotHeld::Full => Ended::HoldFull,
+                NotHeld::Off => self.failure.unwrap_or(Ended::NoBackend),
+            })?;
+        self.ticket = Some(held.ticket());
+        self.entry.set_phase(Phase::Held);
+        let started = Instant::now();
+        let waited = self.wait(held, pool.settings().hold.timeout).await;
+        self.record.add_held(started.elapsed());
+        waited
+    }
+
+    async fn wait(&self, held: Held, most: Duration) -> Result<Lease, Ended> {
+        let granted = self.unless(held, |cx| self.client.poll_left(cx));
+        if most.is_zero() {
+            return granted.await;
+        }
+        let left = most.saturating_sub(self.record.held.unwrap_or_default());
+        match tokio::time::timeout(left, granted).await {
+            Ok(granted) => granted,
+            Err(_) => Err(Ended::HoldTimeout),
+        }
+    }
+
+    async fn unless_broken<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {
+        self.unless(work, |cx| self.client.poll_broken(cx)).await
+    }
+
+    /// Runs `work` unless the client leaves first.
+    async fn unless<T>(
+        &self,
+        work: impl Future<Output = T>,
+        mut left: impl FnMut(&mut std::task::Context<'_>) -> Poll<()>,
+    ) -> Result<T, Ended> {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => left(cx).map(|()| Err(Ended::ClientLeft)),
+        })
+        .await
+    }
+
+    /// The hash of what `pool` hashes of this connection. A Unix client has nothing to hash:
+    /// any number will do, so that such clients spread.
+    fn key(&self, pool: &Pool) -> u64 {
+        match (self.record.client(), pool.settings().hash.key) {
+            (Address::Ip(client), HashKey::ClientIp) => consistent_hash::key_client_ip(client.ip()),
+            (Address::Ip(client), HashKey::ClientIpPort) => {
+                consistent_hash::key_client_ip_port(*client)
+            }
+            (Address::Unix(_), _) => rand::random(),
+        }
+    }
+}

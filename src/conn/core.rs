@@ -1,0 +1,320 @@
+//! What a data core owns: its copy buffer, its pipes, and the table of its connections.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::{Instant, SystemTime};
+
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::relay::Pipes;
+use crate::log;
+use crate::metrics::{Ended, Process};
+use crate::net::Address;
+
+/// Bytes of the copy buffer: one for each core, so that an idle connection owns none. It is
+/// also the most that isobar keeps of one direction, see `slow reader` in the documentation.
+const BUFFER: usize = 64 << 10;
+
+/// What a core is told from other threads.
+#[derive(Debug)]
+pub enum Command {
+    /// To serve a connection that another core accepted.
+    Serve(super::Arrival),
+    /// To list its connections.
+    Connections(oneshot::Sender<Vec<ConnectionView>>),
+    /// To end every connection at once.
+    EndAll(Ended),
+}
+
+/// Where a core is told.
+#[derive(Clone, Debug)]
+pub struct CoreHandle {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl CoreHandle {
+    /// A handle, and where its core hears of it. The queue is bounded by what fills it: a
+    /// connection in it has its permit.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Command>) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        (Self { commands }, receiver)
+    }
+
+    /// Tells the core. A core that is gone needs no telling: what was sent is dropped, which
+    /// ends a connection as every drop does.
+    pub fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    /// The core's connections, oldest first; none if it is gone.
+    pub async fn connections(&self) -> Vec<ConnectionView> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Connections(reply));
+        answer.await.unwrap_or_default()
+    }
+}
+
+/// A data core: what its connections share. Never leaves its thread.
+#[derive(Debug)]
+pub struct Core {
+    index: usize,
+    buffer: RefCell<Box<[u8]>>,
+    pipes: Rc<Pipes>,
+    entries: RefCell<BTreeMap<u64, Rc<Entry>>>,
+    accepted: Cell<u64>,
+    log: log::Handle,
+    process: Arc<Process>,
+}
+
+impl Core {
+    /// Core `index` of the process, with at most `pipes` pipes.
+    pub fn new(index: usize, pipes: usize, log: log::Handle, process: Arc<Process>) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            buffer: RefCell::new(vec![0; BUFFER].into()),
+            pipes: Pipes::new(pipes),
+            entries: RefCell::default(),
+            accepted: Cell::new(0),
+            log,
+            process,
+        })
+    }
+
+    /// Its number, from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Where access lines go.
+    pub fn log(&self) -> &log::Handle {
+        &self.log
+    }
+
+    /// What is counted for the process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub(super) fn buffer(&self) -> RefMut<'_, Box<[u8]>> {
+        self.buffer.borrow_mut()
+    }
+
+    pub(super) fn pipes(&self) -> &Rc<Pipes> {
+        &self.pipes
+    }
+
+    /// Lets the process know how many pipes carry bytes.
+    pub(super) fn publish_pipes(&self) {
+        self.process.set_pipes(self.index, self.pipes.in_use());
+    }
+
+    /// Enters a connection into the table, until the guard is dropped.
+    pub(super) fn enter(self: &Rc<Self>, entry: Entry) -> Entered {
+        let sequence = self.accepted.get();
+        self.accepted.set(sequence + 1);
+        // Unique in the process: cores count in steps of their number.
+        let cores = self.process.cores() as u64;
+        let id = sequence * cores + self.index as u64 + 1;
+        let entry = Rc::new(Entry { id, ..entry });
+        self.entries.borrow_mut().insert(id, Rc::clone(&entry));
+        Entered {
+            core: Rc::clone(self),
+            entry,
+        }
+    }
+
+    /// Every connection of this core, oldest first.
+    pub fn connections(&self) -> Vec<ConnectionView> {
+        let entries = self.entries.borrow();
+        entries.values().map(|entry| entry.view()).collect()
+    }
+
+    /// Ends every connection of this core at once.
+    pub fn end_all(&self, ended: Ended) {
+        let entries: Vec<_> = self.entries.borrow().values().cloned().collect();
+        entries.iter().for_each(|entry| entry.end(ended));
+    }
+}
+
+/// A connection's line in the table; dropping it takes the line out.
+pub(super) struct Entered {
+    core: Rc<Core>,
+    pub(super) entry: Rc<Entry>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.core.entries.borrow_mut().remove(&self.entry.id);
+    }
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It is read to learn where it wants to go.
+    Preread,
+    /// It waits for a backend.
+    Held,
+    /// A backend is being connected.
+    Connecting,
+    /// Bytes may flow both ways.
+    Relaying,
+    /// One side has sent FIN.
+    HalfClosed,
+    /// It has ended; what is under way is being delivered.
+    Closing,
+}
+
+/// A live connection, as its own task writes it and its core reads it.
+#[derive(Debug)]
+pub struct Entry {
+    id: u64,
+    listener: Arc<str>,
+    client: Address,
+    accepted_at: SystemTime,
+    phase: Cell<Phase>,
+    place: RefCell<Place>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+    moved_at: Cell<Instant>,
+    ending: Cell<Option<Ended>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Where a connection is.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    pool: Option<Arc<str>>,
+    backend: Option<Arc<str>>,
+}
+
+/// A live connection as the admin endpoint shows it.
+#[derive(Clone, Debug)]
+pub struct ConnectionView {
+    /// Unique in the process.
+    pub id: u64,
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// The client's address.
+    pub client: Address,
+    /// The pool's name, once routed.
+    pub pool: Option<Arc<str>>,
+    /// The backend's name, once picked.
+    pub backend: Option<Arc<str>>,
+    /// When it was accepted.
+    pub accepted_at: SystemTime,
+    /// When the last byte moved, or it was accepted.
+    pub moved_at: Instant,
+    /// Bytes that the backend accepted.
+    pub bytes_in: u64,
+    /// Bytes that the client accepted.
+    pub bytes_out: u64,
+    /// How far it has come.
+    pub phase: Phase,
+}
+
+impl Entry {
+    pub(super) fn new(listener: Arc<str>, client: Address, at: SystemTime, now: Instant) -> Self {
+        Self {
+            id: 0,
+            listener,
+            client,
+            accepted_at: at,
+            phase: Cell::new(Phase::Preread),
+            place: RefCell::default(),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+            moved_at: Cell::new(now),
+            ending: Cell::new(None),
+            waker: RefCell::default(),
+        }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.phase.set(phase);
+    }
+
+    pub(super) fn set_pool(&self, pool: Arc<str>) {
+        let mut place = self.place.borrow_mut();
+        place.pool = Some(pool);
+        place.backend = None;
+    }
+
+    pub(super) fn set_backend(&self, backend: Option<Arc<str>>) {
+        self.place.borrow_mut().backend = backend;
+    }
+
+    pub(super) fn moved(&self, bytes_in: u64, bytes_out: u64) {
+        self.bytes_in.set(self.bytes_in.get() + bytes_in);
+        self.bytes_out.set(self.bytes_out.get() + bytes_out);
+    }
+
+    pub(super) fn moved_at(&self, now: Instant) {
+        self.moved_at.set(now);
+    }
+
+    /// Whether any byte was delivered.
+    pub(super) fn has_moved(&self) -> bool {
+        self.bytes_in.get() + self.bytes_out.get() > 0
+    }
+
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_in.get(), self.bytes_out.get())
+    }
+
+    /// Ends the connection at once; the first reason given stands.
+    fn end(&self, ended: Ended) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(ended));
+        }
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Runs `work` until it is done or the connection is ended from outside; `work` is then
+    /// dropped where it stands.
+    pub(super) async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| {
+            if let Some(ended) = self.ending.get() {
+                return Poll::Ready(Err(ended));
+            }
+            let mut waker = self.waker.borrow_mut();
+            match &mut *waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => *waker = Some(cx.waker().clone()),
+            }
+            drop(waker);
+            work.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    fn view(&self) -> ConnectionView {
+        let place = self.place.borrow().clone();
+        ConnectionView {
+            id: self.id,
+            listener: Arc::clone(&self.listener),
+            client: self.client.clone(),
+            pool: place.pool,
+            backend: place.backend,
+            accepted_at: self.accepted_at,
+            moved_at: self.moved_at.get(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            phase: self.phase.get(),
+        }
+    }
+}

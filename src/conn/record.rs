@@ -1,0 +1,179 @@
+//! The record of a connection: begun when it is accepted, closed exactly once, on every path.
+//!
+//! Dropping a [`Record`] accounts for the connection: in the listener's and the pool's counts,
+//! in the histograms, in the access log. A task that panics or is dropped leaves a record
+//! without a verdict, which then says so.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::core::{Core, Entered, Entry};
+use super::{Arrival, Origin};
+use crate::log::{Access, Pick};
+use crate::metrics::{Ended, Rejected};
+use crate::net::Address;
+use crate::pool::{Backend, Pool};
+
+/// What came of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was admitted, and ended so.
+    Ended(Ended),
+    /// It was refused before any backend was touched.
+    Rejected(Rejected),
+}
+
+/// What is known of one connection.
+pub(super) struct Record {
+    core: Rc<Core>,
+    origin: Arc<Origin>,
+    entered: Entered,
+    client: Address,
+    accepted: Instant,
+    accepted_at: SystemTime,
+    pool: Option<Arc<Pool>>,
+    backend: Option<Arc<Backend>>,
+    pub(super) attempts: u32,
+    pub(super) pick: Option<Pick>,
+    pub(super) held: Option<Duration>,
+    pub(super) connect: Option<Duration>,
+    pub(super) first_byte: std::cell::Cell<Option<Duration>>,
+    outcome: Option<Outcome>,
+}
+
+impl Record {
+    /// Begins the record of what was just accepted.
+    pub(super) fn begin(core: &Rc<Core>, arrival: &Arrival) -> Self {
+        let entry = Entry::new(
+            Arc::clone(&arrival.origin.name),
+            arrival.incoming.peer.clone(),
+            arrival.accepted_at,
+            arrival.accepted,
+        );
+        Self {
+            core: Rc::clone(core),
+            origin: Arc::clone(&arrival.origin),
+            entered: core.enter(entry),
+            client: arrival.incoming.peer.clone(),
+            accepted: arrival.accepted,
+            accepted_at: arrival.accepted_at,
+            pool: None,
+            backend: None,
+            attempts: 0,
+            pick: None,
+            held: None,
+            connect: None,
+            first_byte: std::cell::Cell::new(None),
+            outcome: None,
+        }
+    }
+
+    /// Its line in the core's table.
+    pub(super) fn entry(&self) -> Rc<Entry> {
+        Rc::clone(&self.entered.entry)
+    }
+
+    pub(super) fn client(&self) -> &Address {
+        &self.client
+    }
+
+    /// It belongs to `pool` from now on.
+    pub(super) fn enter_pool(&mut self, pool: &Arc<Pool>) {
+        if self.pool.as_ref().is_some_and(|now| Arc::ptr_eq(now, pool)) {
+            return;
+        }
+        if let Some(left) = &self.pool {
+            left.counters.here().moved.add(1);
+        }
+        pool.counters.here().total.add(1);
+        self.entered.entry.set_pool(Arc::clone(&pool.name));
+        self.pool = Some(Arc::clone(pool));
+        self.backend = None;
+    }
+
+    /// The backend it tries, or has.
+    pub(super) fn set_backend(&mut self, backend: &Arc<Backend>) {
+        self.entered
+            .entry
+            .set_backend(Some(Arc::clone(&backend.name)));
+        self.backend = Some(Arc::clone(backend));
+    }
+
+    pub(super) fn add_held(&mut self, held: Duration) {
+        *self.held.get_or_insert_default() += held;
+    }
+
+    /// Gives the verdict; dropping the record then accounts for it.
+    pub(super) fn close(mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+    }
+
+    fn count(&self, outcome: Outcome, duration: Duration) {
+        let listener = self.origin.counters.here();
+        let ended = match outcome {
+            Outcome::Rejected(why) => return listener.rejected[why as usize].add(1),
+            Outcome::Ended(ended) => ended,
+        };
+        listener.ended[ended as usize].add(1);
+        if let Some(pool) = &self.pool {
+            pool.counters.here().ended[ended as usize].add(1);
+            pool.duration_seconds.record(duration);
+            if let Some(held) = self.held {
+                pool.hold_seconds.record(held);
+            }
+        }
+        if let Some(backend) = &self.backend {
+            backend.duration_seconds.record(duration);
+        }
+    }
+
+    fn write(&self, outcome: Outcome, duration: Duration) {
+        let ended = match outcome {
+            Outcome::Rejected(why) => {
+                let log = self.core.log();
+                return log.rejected(&self.origin.rejections, &self.client, why, Instant::now());
+            }
+            Outcome::Ended(ended) => ended,
+        };
+        if !self.core.log().access_enabled() {
+            return;
+        }
+        let (bytes_in, bytes_out) = self.entered.entry.bytes();
+        self.core.log().access(Access {
+            id: self.entered.entry.id(),
+            accepted_at: self.accepted_at,
+            listener: Arc::clone(&self.origin.name),
+            route: None,
+            client: self.client.clone(),
+            pool: self.pool.as_ref().map(|pool| Arc::clone(&pool.name)),
+            backend: self
+                .backend
+                .as_ref()
+                .map(|backend| Arc::clone(&backend.name)),
+            bytes_in,
+            bytes_out,
+            hold: self.held,
+            connect: self.connect,
+            first_byte: self.first_byte.get(),
+            duration,
+            attempts: self.attempts,
+            pick: self.pick,
+            ended: ended.as_str(),
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let outcome = self
+            .outcome
+            .unwrap_or(Outcome::Ended(match std::thread::panicking() {
+                true => Ended::Internal,
+                false => Ended::Killed,
+            }));
+        let duration = self.accepted.elapsed();
+        self.count(outcome, duration);
+        self.write(outcome, duration);
+    }
+}

@@ -1,0 +1,267 @@
+//! One half of a relay: bytes from one socket to the other, until the source's FIN.
+//!
+//! What is in hand is always delivered before more is taken, so a FIN or a reset of the source
+//! is seen only when everything before it is with the sink. Two engines move the bytes: *copy*,
+//! through a buffer of the core, which costs least for small messages, and *splice*, through a
+//! pipe, which costs half for bulk. With `relay = "auto"` a direction begins with copy, changes
+//! to splice after a few full reads in a row, and back when reads get small.
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use super::pipe::{Pipe, Pipes};
+use crate::config::RelayEngine;
+use crate::net::Stream;
+
+/// A direction that still could go on gives way to others after so many bytes.
+const YIELD_AFTER: usize = 256 << 10;
+/// Full reads in a row after which a direction is taken for bulk.
+const FULL_READS: u8 = 3;
+/// A spliced portion below this is small.
+const SMALL: usize = 16 << 10;
+/// Small portions in a row after which a direction is not taken for bulk any more.
+const SMALL_PORTIONS: u8 = 8;
+
+/// Where the bytes of one poll go through and are counted.
+pub(super) struct Link<'a> {
+    pub(super) source: &'a Stream,
+    pub(super) sink: &'a Stream,
+    /// The core's copy buffer.
+    pub(super) buffer: &'a mut [u8],
+    pub(super) pipes: &'a Rc<Pipes>,
+    pub(super) tally: &'a mut Tally,
+}
+
+/// What moved during one poll.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Bytes taken from the source.
+    pub(super) taken: u64,
+    /// Bytes that the sink accepted.
+    pub(super) delivered: u64,
+    /// Those of them that were spliced.
+    pub(super) spliced: u64,
+}
+
+/// How a direction came to its end.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The source sent FIN, and everything before it is with the sink.
+    Fin,
+    /// The source failed, and everything before that is with the sink.
+    SourceBroke(io::Error),
+    /// The sink failed; what was in hand is lost.
+    SinkBroke(io::Error),
+}
+
+/// What a direction waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// Bytes from the source.
+    Source,
+    /// Room at the sink, or its turn.
+    Sink,
+}
+
+/// One half of a relay.
+#[derive(Debug)]
+pub(super) struct Direction {
+    hand: Hand,
+    source_end: Option<SourceEnd>,
+    sink_error: Option<io::Error>,
+    waiting: Waiting,
+    engine: RelayEngine,
+    bulk: bool,
+    /// Reads in a row that speak against the present engine.
+    streak: u8,
+}
+
+/// Bytes taken and not delivered yet.
+#[derive(Debug)]
+enum Hand {
+    Empty,
+    /// What a short write left over, from the offset on. Memory is owned only here.
+    Bytes(Box<[u8]>, usize),
+    Pipe(Pipe),
+}
+
+#[derive(Debug)]
+enum SourceEnd {
+    Fin,
+    Broke(io::Error),
+}
+
+impl Direction {
+    pub(super) fn new(engine: RelayEngine) -> Self {
+        Self {
+            hand: Hand::Empty,
+            source_end: None,
+            sink_error: None,
+            waiting: Waiting::Source,
+            engine,
+            bulk: engine == RelayEngine::Splice,
+            streak: 0,
+        }
+    }
+
+    /// What it waited for when it was last polled.
+    pub(super) fn waiting(&self) -> Waiting {
+        self.waiting
+    }
+
+    /// Moves bytes until it must wait or has come to its end.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, link: &mut Link<'_>) -> Poll<End> {
+        let start = link.tally.taken;
+        loop {
+            self.waiting = Waiting::Sink;
+            if let Err(error) = ready!(self.deliver(cx, link)) {
+                return Poll::Ready(End::SinkBroke(error));
+            }
+            match self.source_end.take() {
+                Some(SourceEnd::Fin) => return Poll::Ready(End::Fin),
+                Some(SourceEnd::Broke(error)) => return Poll::Ready(End::SourceBroke(error)),
+                None => {}
+            }
+            if link.tally.taken - start >= YIELD_AFTER as u64 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.waiting = Waiting::Source;
+            match ready!(self.take(cx, link)) {
+                Ok(0) => self.source_end = Some(SourceEnd::Fin),
+                Ok(n) => link.tally.taken += n as u64,
+                Err(error) => self.source_end = Some(SourceEnd::Broke(error)),
+            }
+        }
+    }
+
+    /// Delivers what is in hand.
+    fn deliver(&mut self, cx: &mut Context<'_>, link: &mut Link<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.sink_error.take() {
+            return Poll::Ready(Err(error));
+        }
+        match &mut self.hand {
+            Hand::Empty => return Poll::Ready(Ok(())),
+            Hand::Bytes(bytes, from) => {
+                while *from < bytes.len() {
+                    let n = ready!(link.sink.poll_send(cx, &bytes[*from..]))?;
+                    *from += n;
+                    link.tally.delivered += n as u64;
+                }
+            }
+            Hand::Pipe(pipe) => {
+                while pipe.held() > 0 {
+                    let moved = link.sink.poll_splice_out(cx, pipe.read_end(), pipe.held());
+                    let n = ready!(moved)?;
+                    pipe.drained(n);
+                    link.tally.delivered += n as u64;
+                    link.tally.spliced += n as u64;
+                }
+                // Kept while bytes flow; given back as soon as the source has none.
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.hand = Hand::Empty;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes more, with nothing in hand.
+    fn take(&mut self, cx: &mut Context<'_>, link: &mut Link<'_>) -> Poll<io::Result<usize>> {
+        if self.bulk
+            && let Some(pipe) = self.pipe(link.pipes)
+        {
+            match splice_some(cx, link.source, pipe) {
+                // Sockets of this kind cannot be spliced on this kernel.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.engine = RelayEngine::Copy;
+                    self.end_bulk();
+                }
+                taken => return self.spliced(taken),
+            }
+        }
+        if !self.bulk {
+            self.hand = Hand::Empty;
+        }
+        let n = ready!(link.source.poll_recv(cx, link.buffer))?;
+        self.copied(cx, link, n)
+    }
+
+    fn pipe(&mut self, pipes: &Rc<Pipes>) -> Option<&mut Pipe> {
+        if matches!(self.hand, Hand::Empty) {
+            self.hand = Hand::Pipe(pipes.take()?);
+        }
+        match &mut self.hand {
+            Hand::Pipe(pipe) => Some(pipe),
+            _ => None,
+        }
+    }
+
+    /// Forwards `n` bytes of the copy buffer; what the sink does not take stays in hand.
+    fn copied(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &mut Link<'_>,
+        n: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.judge_copy(n == link.buffer.len());
+        let mut sent = 0;
+        while sent < n {
+            match link.sink.poll_send(cx, &link.buffer[sent..n]) {
+                Poll::Ready(Ok(m)) => {
+                    sent += m;
+                    link.tally.delivered += m as u64;
+                }
+                Poll::Ready(Err(error)) => {
+                    self.sink_error = Some(error);
+                    break;
+                }
+                Poll::Pending => {
+                    self.hand = Hand::Bytes(link.buffer[sent..n].into(), 0);
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn judge_copy(&mut self, full: bool) {
+        self.streak = if full { self.streak + 1 } else { 0 };
+        if self.streak >= FULL_READS && self.engine == RelayEngine::Auto {
+            self.bulk = true;
+            self.streak = 0;
+        }
+    }
+
+    fn spliced(&mut self, taken: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &taken {
+            Poll::Ready(Ok(n)) if *n > 0 => self.judge_splice(*n),
+            // Nothing there, or an end: the pipe is empty and another may have it.
+            _ => self.hand = Hand::Empty,
+        }
+        taken
+    }
+
+    fn judge_splice(&mut self, n: usize) {
+        self.streak = if n < SMALL { self.streak + 1 } else { 0 };
+        if self.streak >= SMALL_PORTIONS && self.engine == RelayEngine::Auto {
+            // Takes effect when the pipe is empty, before more is taken.
+            self.bulk = false;
+            self.streak = 0;
+        }
+    }
+
+    fn end_bulk(&mut self) {
+        self.hand = Hand::Empty;
+        self.bulk = false;
+        self.streak = 0;
+    }
+}
+
+/// Moves what the source has into an empty pipe.
+fn splice_some(cx: &mut Context<'_>, source: &Stream, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+    let most = pipe.capacity();
+    let n = ready!(source.poll_splice_in(cx, pipe.write_end(), most))?;
+    pipe.filled(n);
+    Poll::Ready(Ok(n))
+}
