@@ -20,6 +20,7 @@ pub mod balance;
 pub mod check;
 pub mod config;
 pub mod conn;
+pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod net;

@@ -1,0 +1,281 @@
+//! The accept loop: one for each address on each core, all on the same socket.
+//!
+//! Whichever core is awake takes a connection, and keeps it unless it has clearly more than
+//! another: then it hands it over. So short connections stay where they were accepted, and a
+//! few long-lived ones are spread evenly all the same.
+//!
+//! The loop never ends on an error and never spins on one. Errors of one connection (it was
+//! gone before it was accepted) are skipped. Errors of the machine (no descriptors, no memory)
+//! leave the connection in the queue, where it would be reported again at once: the loop
+//! pauses, which lets the tasks run that will give descriptors back.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
+
+use super::Listener;
+use super::admit::Gate;
+use crate::conn::{Arrival, Permit};
+use crate::log::SharedThrottle;
+use crate::metrics::{Process, Seat};
+use crate::net::{Acceptor, Incoming};
+
+/// Accepted in a row before other tasks of the core have their turn.
+const BURST: usize = 16;
+/// How long to wait for the machine to recover.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A core may have so many connections more than the least loaded one, and an eighth, before
+/// it hands new ones over: handing over costs a wake-up of the other thread.
+const SLACK: usize = 1;
+
+/// Errors of accept(2), by errno, and whether accepting pauses for one of them.
+#[derive(Debug, Default)]
+pub struct AcceptErrors {
+    counts: [AtomicU64; ERRNOS.len() + 1],
+    pausing: AtomicUsize,
+}
+
+/// The errors that are counted by name; all others are `other`.
+const ERRNOS: [(Errno, &str); 9] = [
+    (Errno::MFILE, "EMFILE"),
+    (Errno::NFILE, "ENFILE"),
+    (Errno::NOBUFS, "ENOBUFS"),
+    (Errno::NOMEM, "ENOMEM"),
+    (Errno::CONNABORTED, "ECONNABORTED"),
+    (Errno::INTR, "EINTR"),
+    (Errno::PERM, "EPERM"),
+    (Errno::PROTO, "EPROTO"),
+    (Errno::NETDOWN, "ENETDOWN"),
+];
+
+impl AcceptErrors {
+    fn count(&self, error: &io::Error) {
+        let found = ERRNOS
+            .iter()
+            .position(|(errno, _)| error.raw_os_error() == Some(errno.raw_os_error()));
+        self.counts[found.unwrap_or(ERRNOS.len())].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Errors so far, by name.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let names = ERRNOS.iter().map(|(_, name)| *name).chain(["other"]);
+        names.zip(
+            self.counts
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed)),
+        )
+    }
+
+    /// Whether accepting pauses for want of descriptors or memory.
+    pub fn is_paused(&self) -> bool {
+        self.pausing.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// What all accept loops of the process share.
+#[derive(Debug)]
+pub struct Admission {
+    /// The limit of the process.
+    pub gate: Gate,
+    /// Counts of the process.
+    pub process: Arc<Process>,
+    limit_reached: SharedThrottle,
+    exhausted: SharedThrottle,
+}
+
+impl Admission {
+    /// At most `limit` connections at once.
+    pub fn new(limit: usize, process: Arc<Process>) -> Self {
+        let now = Instant::now();
+        Self {
+            gate: Gate::new(limit),
+            process,
+            limit_reached: SharedThrottle::new(now),
+            exhausted: SharedThrottle::new(now),
+        }
+    }
+}
+
+/// Accepts from one address on one core until `stop`, then once more empties the queue.
+pub(crate) struct AcceptLoop<F> {
+    pub(crate) core: usize,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) admission: Arc<Admission>,
+    /// Sends a connection to the core of that number.
+    pub(crate) deliver: F,
+}
+
+impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut burst = 0;
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                step = self.step() => step,
+            };
+            burst = if step == Step::Accepted { burst + 1 } else { 0 };
+            if burst >= BURST {
+                burst = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.empty_queue();
+    }
+
+    async fn step(&self) -> Step {
+        if self.acceptor.ready().await.is_err() {
+            // The runtime is shutting down.
+            std::future::pending::<()>().await;
+        }
+        let permit = self.permit().await;
+        match self.acceptor.accept() {
+            Ok(Some(incoming)) => self.hand_over(incoming, permit),
+            Ok(None) => return Step::Empty,
+            Err(error) => return self.failed(&error).await,
+        }
+        Step::Accepted
+    }
+
+    async fn permit(&self) -> Permit {
+        let process = match self.admission.gate.try_enter() {
+            Some(slot) => slot,
+            None => {
+                self.say_limit("runtime", self.admission.gate.limit());
+                self.admission.gate.enter().await
+            }
+        };
+        let own = match self.listener.gate.try_enter() {
+            Some(slot) => slot,
+            None => {
+                // Others must not wait for a slot that this listener cannot use.
+                drop(process);
+                self.say_limit(&self.listener.settings.name, self.listener.gate.limit());
+                let own = self.listener.gate.enter().await;
+                return Permit::new(
+                    self.admission.gate.enter().await.into_permit(),
+                    own.into_permit(),
+                );
+            }
+        };
+        Permit::new(process.into_permit(), own.into_permit())
+    }
+
+    fn say_limit(&self, of: &str, limit: usize) {
+        if let Some(suppressed) = self.admission.limit_reached.check(Instant::now()) {
+            tracing::warn!(
+                listener = &*self.listener.settings.name,
+                of,
+                limit,
+                suppressed,
+                "connection limit reached, new clients wait in the backlog"
+            );
+        }
+    }
+
+    fn hand_over(&self, incoming: Incoming, permit: Permit) {
+        let process = &self.admission.process;
+        self.listener.origin.counters.here().total.add(1);
+        let mine = process.connections(self.core);
+        let least = process.least_loaded();
+        let least_has = process.connections(least);
+        let core = match mine > least_has + least_has / 8 + SLACK {
+            true => least,
+            false => self.core,
+        };
+        let arrival = Arrival {
+            seat: Seat::take(process, core),
+            incoming,
+            origin: Arc::clone(&self.listener.origin),
+            permit,
+            accepted: Instant::now(),
+            accepted_at: SystemTime::now(),
+        };
+        (self.deliver)(core, arrival);
+    }
+
+    async fn failed(&self, error: &io::Error) -> Step {
+        self.listener.errors.count(error);
+        if is_of_the_connection(error) {
+            return Step::Accepted;
+        }
+        if let Some(suppressed) = self.admission.exhausted.check(Instant::now()) {
+            tracing::warn!(
+                listener = &*self.listener.settings.name,
+                %error,
+                suppressed,
+                "cannot accept, new clients wait in the backlog"
+            );
+        }
+        let _pausing = Pausing::new(&self.listener.errors.pausing);
+        tokio::time::sleep(PAUSE).await;
+        Step::Empty
+    }
+
+    /// Takes who is in the queue already, since closing the socket would reset them.
+    fn empty_queue(&self) {
+        loop {
+            let (Some(process), Some(own)) = (
+                self.admission.gate.try_enter(),
+                self.listener.gate.try_enter(),
+            ) else {
+                return;
+            };
+            let permit = Permit::new(process.into_permit(), own.into_permit());
+            match self.acceptor.accept() {
+                Ok(Some(incoming)) => self.hand_over(incoming, permit),
+                Err(error) if is_of_the_connection(&error) => self.listener.errors.count(&error),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Took one out of the queue.
+    Accepted,
+    /// There is nothing to take.
+    Empty,
+}
+
+/// Whether the error is of the connection that would have been next, see accept(2): it is out
+/// of the queue, and the next one may be fine. Whatever else is reported may be reported again
+/// at once, so the loop pauses for it.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    const GONE: [Errno; 11] = [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::OPNOTSUPP,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NONET,
+    ];
+    GONE.iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+struct Pausing<'a>(&'a AtomicUsize);
+
+impl<'a> Pausing<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Pausing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
