@@ -9,15 +9,26 @@
 //! | module | what it is about |
 //! | --- | --- |
 //! | [`config`] | `lb.toml` as a value that cannot be wrong |
-//! | [`log`] | what happened, and how each connection went |
 //! | [`net`] | addresses and sockets |
 //! | [`metrics`] | what is counted, and under which names |
+//! | [`log`] | lines: events, finished connections, and the thread that writes them |
 //! | [`balance`] | which backend a connection gets |
-//! | [`pool`] | the backends of a pool and what is known of them |
+//! | [`pool`] | backends and their states, leases, the hold queue |
+//! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
+//! | [`listener`] | accept and admit |
 //! | [`check`] | active health checks |
+//! | [`admin`] | the HTTP endpoint |
+//! | [`server`] | what is started, in which order, and how it stops |
+//! | [`cli`] | the command line |
+//!
+//! Connections live on data cores, one single-threaded runtime each. The control plane (checks,
+//! admin, signals) runs on a thread of its own and reaches them only by publishing immutable
+//! snapshots or by sending a command.
 
+pub mod admin;
 pub mod balance;
 pub mod check;
+pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod listener;
@@ -25,3 +36,4 @@ pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod pool;
+pub mod server;

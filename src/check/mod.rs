@@ -18,6 +18,7 @@
 mod error;
 mod exchange;
 mod http;
+mod pool;
 mod probe;
 mod tcp;
 mod tls;
@@ -31,6 +32,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use error::{End, ProbeError, SetupError, Step};
+pub use pool::Checks;
 pub use probe::{Check, Target, probe};
 use probe::{Probed, examine};
 

@@ -1,0 +1,127 @@
+//! From the order to stop to the end of the process.
+//!
+//! 1. `/readyz` turns 503, so that whoever sends traffic sends it elsewhere; for `stop_delay`
+//!    nothing else changes.
+//! 2. Every accept queue is emptied, then closed. Checks stop as soon as nobody is held, as
+//!    those who are may be waiting for just that.
+//! 3. Connections go on, held ones too, until one deadline, `drain_timeout` from step 2.
+//! 4. What is left then is reset.
+//!
+//! A second order resets everything at once. The admin endpoint answers to the end.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Server;
+use super::signals::{Order, Signals};
+use crate::conn::Command;
+use crate::metrics::Ended;
+
+/// How long connections that were told to end may take for it.
+const LAST_WORDS: Duration = Duration::from_millis(150);
+
+/// How often a stop looks whether somebody is still held.
+const HELD_LOOK: Duration = Duration::from_millis(50);
+
+impl Server {
+    /// Serves until told to stop, then stops.
+    pub(super) async fn until_stopped(&self, mut signals: Signals, stop: CancellationToken) {
+        self.next_stop(&mut signals, &stop).await;
+        let delay = self.running.config.config.runtime.stop_delay;
+        let active = self.active();
+        tracing::info!(active, "stopping");
+        self.running.begin_stop();
+        let gently = async {
+            tokio::time::sleep(delay).await;
+            self.close_listeners().await;
+            tokio::join!(self.halt_checks(), self.drain());
+        };
+        // The token stays cancelled: only a second signal counts here.
+        let never = CancellationToken::new();
+        tokio::select! {
+            () = gently => {}
+            () = self.next_stop(&mut signals, &never) => {
+                tracing::warn!(active = self.active(), "told to stop again, resetting what is left");
+                self.close.cancel();
+                self.end_all(Ended::Killed).await;
+            }
+        }
+        self.running
+            .listeners
+            .iter()
+            .for_each(|listener| listener.close());
+        tracing::info!("stopped");
+    }
+
+    /// Obeys all other orders until one to stop comes.
+    async fn next_stop(&self, signals: &mut Signals, stop: &CancellationToken) {
+        loop {
+            let order = tokio::select! {
+                () = stop.cancelled() => Order::Stop,
+                order = signals.next() => order,
+            };
+            match order {
+                Order::Stop => return,
+                Order::ReopenLogs => self.running.log.reopen(),
+                Order::Reload => {
+                    self.running.log.reopen();
+                    tracing::warn!(
+                        "reload is not available in this version of isobar yet; logs were reopened"
+                    );
+                }
+                Order::Upgrade => {
+                    tracing::warn!("upgrade is not available in this version of isobar yet");
+                }
+            }
+        }
+    }
+
+    fn active(&self) -> u64 {
+        let listeners = self.running.listeners.iter();
+        listeners
+            .map(|listener| listener.origin.counters.active())
+            .sum()
+    }
+
+    /// Empties and closes every accept queue.
+    async fn close_listeners(&self) {
+        self.running
+            .listeners
+            .iter()
+            .for_each(|listener| listener.close());
+        self.close.cancel();
+        self.accepting.close();
+        self.accepting.wait().await;
+    }
+
+    async fn halt_checks(&self) {
+        while self.running.pools.iter().any(|pool| pool.held() > 0) {
+            tokio::time::sleep(HELD_LOOK).await;
+        }
+        self.halt.cancel();
+    }
+
+    async fn drain(&self) {
+        let deadline = self.running.config.config.runtime.drain_timeout;
+        let process = &self.running.process;
+        if deadline.is_zero() {
+            return process.empty().await;
+        }
+        if tokio::time::timeout(deadline, process.empty())
+            .await
+            .is_err()
+        {
+            let active = self.active();
+            tracing::warn!(active, "drain_timeout is over, resetting what is left");
+            self.end_all(Ended::DrainTimeout).await;
+        }
+    }
+
+    async fn end_all(&self, ended: Ended) {
+        for core in &self.running.cores {
+            core.tell(Command::EndAll(ended));
+        }
+        let _ = tokio::time::timeout(LAST_WORDS, self.running.process.empty()).await;
+    }
+}
