@@ -1,0 +1,234 @@
+//! What is true after every case, once all its connections are closed: nothing leaks, nothing
+//! spins, and the counts add up to what the peers saw.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use procfs::net::TcpState;
+use serde_json::Value;
+
+use super::deadline::{patience, wait_until};
+use super::isobar::{Isobar, samples};
+use super::process::{Descriptors, Process};
+use super::tally::{self, Tally};
+
+/// Clean pipes that the cores may keep for later, both ends counted.
+const POOLED_PIPE_ENDS: usize = 256;
+
+/// Share of a core that an idle process may use.
+const IDLE_SHARE: f64 = 0.02;
+
+/// Long enough that a spin cannot hide, short enough to be paid after every case.
+const WINDOW: Duration = Duration::from_millis(150);
+
+/// What a process had open when it was ready and idle.
+#[derive(Clone, Copy, Debug)]
+pub struct Baseline(Descriptors);
+
+impl Baseline {
+    /// Of now: the least of a few looks, as a check may be under way.
+    pub fn of(process: Process) -> Self {
+        let look = |_| process.descriptors();
+        let least = (0..3).map(look).min_by_key(|open| open.others);
+        Self(least.expect("three looks"))
+    }
+}
+
+/// Asserts all of them. `clients` is what the clients counted, if bytes are to be compared.
+#[track_caller]
+pub fn check(isobar: &Isobar, baseline: Baseline, clients: Option<&Tally>) {
+    let process = isobar.process();
+    assert!(process.is_alive(), "isobar is gone");
+    if isobar.has_admin() {
+        settle("gauges back at zero", || gauges(isobar));
+        settle("counts that add up", || sums(&isobar.stats()));
+        settle("bytes as the peers counted", || {
+            bytes(&isobar.stats(), clients)
+        });
+    }
+    settle("no descriptor leaked", || descriptors(process, baseline));
+    settle("no socket left behind", || lingering(process));
+    calm(process, IDLE_SHARE);
+}
+
+/// Asserts that `process` uses less than `share` of a core over some short window.
+#[track_caller]
+pub fn calm(process: Process, share: f64) {
+    let mut last = 1.0;
+    wait_until(&format!("it used below {share} of a core"), || {
+        last = process.cpu_share(WINDOW);
+        last < share
+    });
+}
+
+/// Waits until `fault` finds none, and fails with the last one it found.
+#[track_caller]
+fn settle(what: &str, mut fault: impl FnMut() -> Result<(), String>) {
+    let end = Instant::now() + patience() / 2;
+    loop {
+        match fault() {
+            Ok(()) => return,
+            Err(fault) => assert!(Instant::now() < end, "{what}: {fault}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn descriptors(process: Process, Baseline(baseline): Baseline) -> Result<(), String> {
+    let now = process.descriptors();
+    let fine = now.others <= baseline.others && now.pipes <= baseline.pipes + POOLED_PIPE_ENDS;
+    fine.then_some(())
+        .ok_or_else(|| format!("{now:?} instead of {baseline:?}"))
+}
+
+fn lingering(process: Process) -> Result<(), String> {
+    let states = process.tcp_states();
+    let bad = |state: &&TcpState| {
+        matches!(
+            state,
+            TcpState::CloseWait | TcpState::FinWait2 | TcpState::SynSent
+        )
+    };
+    match states.iter().find(bad) {
+        None => Ok(()),
+        Some(state) => Err(format!("{state:?} among {states:?}")),
+    }
+}
+
+/// Every gauge of connections is zero, in `/stats` and in `/metrics`.
+fn gauges(isobar: &Isobar) -> Result<(), String> {
+    let stats = isobar.stats();
+    let mut counts = vec![&stats["connections"]["active"]];
+    for listener in values(&stats["listeners"]) {
+        counts.push(&listener["connections"]["active"]);
+    }
+    for pool in values(&stats["pools"]) {
+        counts.push(&pool["held"]);
+        counts.push(&pool["connections"]["active"]);
+        for backend in values(&pool["backends"]) {
+            counts.push(&backend["connections"]["active"]);
+            counts.push(&backend["connections"]["connecting"]);
+        }
+    }
+    if counts.iter().any(|count| count.as_u64() != Some(0)) {
+        return Err(format!("{stats:#}"));
+    }
+    zero_metrics(&isobar.metrics())
+}
+
+fn zero_metrics(text: &str) -> Result<(), String> {
+    let names = [
+        "isobar_listener_connections_active",
+        "isobar_backend_connections_active",
+        "isobar_held_connections",
+        "isobar_pipes_in_use",
+    ];
+    for name in names {
+        if let Some(value) = samples(text, name, &[]).find(|value| *value != 0.0) {
+            return Err(format!("{name} is {value}"));
+        }
+    }
+    Ok(())
+}
+
+/// Every accepted socket is accounted for once, at its listener and in a pool.
+fn sums(stats: &Value) -> Result<(), String> {
+    for listener in values(&stats["listeners"]) {
+        let ended = total(&listener["ended"]) + total(&listener["rejected"]);
+        let active = number(&listener["connections"]["active"]);
+        if number(&listener["connections"]["total"]) != ended + active {
+            return Err(format!(
+                "total is not active + rejected + ended: {listener:#}"
+            ));
+        }
+    }
+    for reason in reasons(stats) {
+        let at = |tables: &Value| -> u64 {
+            let tables = values(tables).map(|table| number(&table["ended"][&reason]));
+            tables.sum()
+        };
+        if at(&stats["listeners"]) != at(&stats["pools"]) {
+            return Err(format!(
+                "{reason} differs between listeners and pools: {stats:#}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn bytes(stats: &Value, clients: Option<&Tally>) -> Result<(), String> {
+    let both = |tables: &Value| {
+        let sum = |key: &str| values(tables).map(|table| number(&table[key])).sum::<u64>();
+        (sum("bytes_in"), sum("bytes_out"))
+    };
+    let at_listeners = both(&stats["listeners"]);
+    if at_listeners != both(&stats["pools"]) {
+        return Err(format!("listeners and pools differ: {stats:#}"));
+    }
+    for pool in values(&stats["pools"]) {
+        if both(&pool["backends"]) != (number(&pool["bytes_in"]), number(&pool["bytes_out"])) {
+            return Err(format!("a pool and its backends differ: {pool:#}"));
+        }
+    }
+    match clients {
+        None => Ok(()),
+        Some(clients) => between_peers(at_listeners, clients, stats),
+    }
+}
+
+/// What was delivered lies between what the receivers read and what the senders wrote; where
+/// everything was read these are the same, so the count is exact.
+fn between_peers(
+    (bytes_in, bytes_out): (u64, u64),
+    clients: &Tally,
+    stats: &Value,
+) -> Result<(), String> {
+    let Some(backends) = backends(stats) else {
+        return Ok(());
+    };
+    let read: u64 = backends.iter().map(|tally| tally.received()).sum();
+    let wrote: u64 = backends.iter().map(|tally| tally.sent()).sum();
+    let fine = (read..=clients.sent()).contains(&bytes_in)
+        && (clients.received()..=wrote).contains(&bytes_out);
+    fine.then_some(()).ok_or_else(|| {
+        format!(
+            "bytes_in {bytes_in}: clients sent {}, backends got {read}; \
+             bytes_out {bytes_out}: backends sent {wrote}, clients got {}",
+            clients.sent(),
+            clients.received()
+        )
+    })
+}
+
+/// The tallies of all backends; `None` if one is not ours.
+fn backends(stats: &Value) -> Option<Vec<std::sync::Arc<Tally>>> {
+    let addresses: BTreeSet<&str> = values(&stats["pools"])
+        .flat_map(|pool| values(&pool["backends"]))
+        .filter_map(|backend| backend["address"].as_str())
+        .collect();
+    addresses.into_iter().map(tally::of_backend).collect()
+}
+
+fn reasons(stats: &Value) -> BTreeSet<String> {
+    let tables = [&stats["listeners"], &stats["pools"]];
+    let tables = tables.into_iter().flat_map(values);
+    tables
+        .filter_map(|table| table["ended"].as_object())
+        .flat_map(|ended| ended.keys().cloned())
+        .collect()
+}
+
+fn values(table: &Value) -> impl Iterator<Item = &Value> {
+    table
+        .as_object()
+        .into_iter()
+        .flat_map(|table| table.values())
+}
+
+fn total(table: &Value) -> u64 {
+    values(table).map(number).sum()
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}

@@ -1,0 +1,525 @@
+//! The binary under test.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isobar::net::Address;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::config::completed;
+use super::deadline::{patience, wait_until};
+use super::http::{self, Response};
+use super::invariants::{self, Baseline};
+use super::log::{Line, Log};
+use super::process::Process;
+use super::stream::Stream;
+use super::tally::Tally;
+
+/// How a process is to be started.
+pub struct Launch {
+    text: String,
+    env: Vec<(String, String)>,
+    nofile: Option<u64>,
+    token: String,
+    dir: TempDir,
+}
+
+/// How a process that ended by itself ended.
+#[derive(Debug)]
+pub struct Exit {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Launch {
+    /// With this `lb.toml`, in a directory of its own; `$DIR` in it stands for that directory.
+    pub fn new(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            env: Vec::new(),
+            nofile: None,
+            token: String::new(),
+            dir: TempDir::new().expect("a directory"),
+        }
+    }
+
+    /// With this variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With at most `n` descriptors, soft and hard.
+    pub fn nofile(mut self, n: u64) -> Self {
+        self.nofile = Some(n);
+        self
+    }
+
+    /// The token that the harness shows when it asks for statistics.
+    pub fn token(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.token);
+        self
+    }
+
+    /// Where it will run.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `run`, until it says ready.
+    #[track_caller]
+    pub fn start(self) -> Isobar {
+        self.write(&completed(&self.text));
+        let mut command = self.command(&["run", "-c", "lb.toml"]);
+        let mut child = command.spawn().expect("the binary starts");
+        let stderr = Log::of(child.stderr.take().expect("a pipe"));
+        let stdout = Log::of(child.stdout.take().expect("a pipe"));
+        let child = Running(child);
+        let started = Instant::now();
+        while !stderr.lines().iter().any(|line| line.message() == "ready") {
+            assert!(
+                child.process().is_alive() && started.elapsed() < patience(),
+                "isobar does not become ready:\n{}",
+                stderr.text()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Isobar::ready(child, stderr, stdout, self)
+    }
+
+    /// Any command, to its end, which must come by itself. `lb.toml` is written as it is.
+    #[track_caller]
+    pub fn run_to_exit(&self, arguments: &[&str]) -> Exit {
+        self.write(&self.text);
+        let started = Instant::now();
+        let mut child = self.command(arguments).spawn().expect("the binary starts");
+        let mut stderr = Log::of(child.stderr.take().expect("a pipe"));
+        let mut stdout = Log::of(child.stdout.take().expect("a pipe"));
+        let mut child = Running(child);
+        let status = child.wait();
+        let took = started.elapsed();
+        stderr.finish();
+        stdout.finish();
+        Exit {
+            code: status.code(),
+            stdout: stdout.text(),
+            stderr: stderr.text(),
+            took,
+        }
+    }
+
+    fn write(&self, text: &str) {
+        let dir = self.dir.path().to_str().expect("a plain path");
+        let text = text.replace("$DIR", dir);
+        let mut file = std::fs::File::create(self.dir.path().join("lb.toml")).expect("a file");
+        file.write_all(text.as_bytes()).expect("room for a file");
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let binary = env!("CARGO_BIN_EXE_isobar");
+        let mut command = match self.nofile {
+            None => Command::new(binary),
+            Some(n) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {n}; exec \"$0\" \"$@\"");
+                shell.args(["-c", &script, binary]);
+                shell
+            }
+        };
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env_remove("ISOBAR_CONFIG")
+            .env_remove("ISOBAR_TOKEN")
+            .env_remove("RUST_LOG")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+}
+
+/// A child that does not outlive the test.
+struct Running(Child);
+
+impl Running {
+    fn process(&self) -> Process {
+        Process(self.0.id())
+    }
+
+    #[track_caller]
+    fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the process ended", || {
+            status = self.0.try_wait().expect("our own child");
+            status.is_some()
+        });
+        status.expect("just seen")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended, and been waited for, already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running balancer. When it is dropped the invariants of every case are checked.
+pub struct Isobar {
+    child: Running,
+    stderr: Log,
+    stdout: Log,
+    listeners: HashMap<String, Vec<Address>>,
+    admin: Option<Address>,
+    token: String,
+    clients: Arc<Tally>,
+    baseline: Baseline,
+    exited: Option<ExitStatus>,
+    bytes_unchecked: bool,
+    dir: TempDir,
+}
+
+/// From start to exit.
+impl Isobar {
+    /// Starts it with this `lb.toml`.
+    #[track_caller]
+    pub fn start(text: &str) -> Self {
+        Launch::new(text).start()
+    }
+
+    fn ready(child: Running, stderr: Log, stdout: Log, launch: Launch) -> Self {
+        let mut listeners = HashMap::<_, Vec<_>>::new();
+        let mut admin = None;
+        for line in stderr.lines() {
+            let address = line.text("address").and_then(|text| text.parse().ok());
+            match (line.message(), line.text("listener"), address) {
+                ("listening", Some(name), Some(address)) => {
+                    listeners.entry(name.to_owned()).or_default().push(address);
+                }
+                ("admin", _, Some(address)) => admin = Some(address),
+                _ => {}
+            }
+        }
+        let baseline = Baseline::of(child.process());
+        Self {
+            child,
+            stderr,
+            stdout,
+            listeners,
+            admin,
+            token: launch.token,
+            clients: Arc::default(),
+            baseline,
+            exited: None,
+            bytes_unchecked: false,
+            dir: launch.dir,
+        }
+    }
+
+    /// The process.
+    pub fn process(&self) -> Process {
+        self.child.process()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.process().0).expect("a process id");
+        let pid = Pid::from_raw(id).expect("a process id");
+        kill_process(pid, signal).expect("our own child");
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let status = self.child.wait();
+        self.stderr.finish();
+        self.stdout.finish();
+        self.exited = Some(status);
+        status
+    }
+
+    /// SIGTERM, then waits.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait_exit()
+    }
+
+    /// Whether it has ended.
+    pub fn has_exited(&mut self) -> bool {
+        self.exited.is_some() || !self.process().is_alive()
+    }
+
+    /// Lets the invariants pass over byte counts: for cases whose backends see other bytes than
+    /// those of clients, such as checks, or are shared by two processes.
+    pub fn skip_byte_check(&mut self) {
+        self.bytes_unchecked = true;
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Its listeners.
+impl Isobar {
+    /// The first address of a listener.
+    #[track_caller]
+    pub fn address(&self, listener: &str) -> &Address {
+        &self.addresses(listener)[0]
+    }
+
+    /// All addresses of a listener, as it logged them.
+    #[track_caller]
+    pub fn addresses(&self, listener: &str) -> &[Address] {
+        self.listeners.get(listener).map_or_else(
+            || panic!("no listener {listener} in:\n{}", self.stderr.text()),
+            Vec::as_slice,
+        )
+    }
+
+    /// A client of a listener.
+    #[track_caller]
+    pub fn connect(&self, listener: &str) -> Stream {
+        self.connect_to(self.address(listener))
+    }
+
+    /// A client of one address of a listener.
+    #[track_caller]
+    pub fn connect_to(&self, address: &Address) -> Stream {
+        self.try_connect(None, address)
+            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
+    }
+
+    /// A client with a source address of its own.
+    #[track_caller]
+    pub fn connect_from(&self, source: &str, listener: &str) -> Stream {
+        let source = source.parse().expect("an IP address");
+        self.try_connect(Some(source), self.address(listener))
+            .unwrap_or_else(|error| panic!("cannot connect from {source}: {error}"))
+    }
+
+    /// A client, or why there is none.
+    pub fn try_connect(
+        &self,
+        source: Option<IpAddr>,
+        address: &Address,
+    ) -> std::io::Result<Stream> {
+        Stream::connect_from(source, address, &self.clients)
+    }
+
+    /// Connects, reads the name that a named backend says, and stays.
+    #[track_caller]
+    pub fn stay(&self, listener: &str) -> (Stream, String) {
+        let client = self.connect(listener);
+        let name = client.read_line();
+        (client, name)
+    }
+
+    /// Connects, reads the name that a named backend says, and leaves as is proper.
+    #[track_caller]
+    pub fn visit(&self, listener: &str) -> String {
+        let (client, name) = self.stay(listener);
+        client.fin();
+        client.expect_fin();
+        name
+    }
+
+    /// How often each backend answered in `n` visits, one after the other.
+    #[track_caller]
+    pub fn visits(&self, listener: &str, n: usize) -> HashMap<String, usize> {
+        let mut counts = HashMap::new();
+        for _ in 0..n {
+            *counts.entry(self.visit(listener)).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// What it tells.
+impl Isobar {
+    /// Everything on standard error so far.
+    pub fn log(&self) -> &Log {
+        &self.stderr
+    }
+
+    /// Everything on standard output so far.
+    pub fn stdout(&self) -> &Log {
+        &self.stdout
+    }
+
+    /// The lines of finished connections so far.
+    pub fn access_lines(&self) -> Vec<Line> {
+        let lines = self.stderr.lines().into_iter();
+        lines.filter(Line::is_access).collect()
+    }
+
+    /// Waits for the line of the connection whose client is `client`.
+    #[track_caller]
+    pub fn wait_access(&self, client: std::net::SocketAddr) -> Line {
+        let client = client.to_string();
+        self.stderr
+            .wait(&format!("how {client} ended"), |line: &Line| {
+                line.is_access() && line.text("client") == Some(&client)
+            })
+    }
+
+    /// Where the admin endpoint is.
+    #[track_caller]
+    pub fn admin(&self) -> &Address {
+        self.admin.as_ref().expect("an admin endpoint")
+    }
+
+    /// Whether it has an admin endpoint.
+    pub fn has_admin(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    /// `GET path` of the admin endpoint.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Response {
+        self.get_with(path, "")
+    }
+
+    /// The same with further header lines.
+    #[track_caller]
+    pub fn get_with(&self, path: &str, headers: &str) -> Response {
+        let token = match &*self.token {
+            "" => String::new(),
+            token => format!("Authorization: Bearer {token}\r\n"),
+        };
+        http::get(self.admin(), path, &format!("{token}{headers}"))
+    }
+
+    /// `/stats`.
+    #[track_caller]
+    pub fn stats(&self) -> Value {
+        let response = self.get("/stats");
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.json()
+    }
+
+    /// One value of `/stats`, by JSON pointer: `/pools/web/held`.
+    #[track_caller]
+    pub fn stat(&self, pointer: &str) -> Value {
+        let stats = self.stats();
+        stats
+            .pointer(pointer)
+            .cloned()
+            .unwrap_or_else(|| panic!("no {pointer} in {stats:#}"))
+    }
+
+    /// The same as a count.
+    #[track_caller]
+    pub fn count(&self, pointer: &str) -> u64 {
+        let value = self.stat(pointer);
+        value
+            .as_u64()
+            .unwrap_or_else(|| panic!("{pointer} is {value}"))
+    }
+
+    /// How many connections of `listener` ended for `reason`.
+    #[track_caller]
+    pub fn ended(&self, listener: &str, reason: &str) -> u64 {
+        self.count(&format!("/listeners/{listener}/ended/{reason}"))
+    }
+
+    /// Waits until `n` connections of `listener` have ended for `reason`.
+    #[track_caller]
+    pub fn wait_ended(&self, listener: &str, reason: &str, n: u64) {
+        self.wait_count(&format!("/listeners/{listener}/ended/{reason}"), n);
+    }
+
+    /// Waits until a count of `/stats` is `n`.
+    #[track_caller]
+    pub fn wait_count(&self, pointer: &str, n: u64) {
+        let mut last = 0;
+        let end = Instant::now() + patience();
+        while Instant::now() < end {
+            last = self.count(pointer);
+            if last == n {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{pointer} is {last}, not {n}\n{}", self.stderr.text());
+    }
+
+    /// Waits until a backend is in `state`.
+    #[track_caller]
+    pub fn wait_state(&self, pool: &str, backend: &str, state: &str) {
+        let pointer = format!("/pools/{pool}/backends/{backend}/state");
+        wait_until(&format!("{pool}/{backend} was {state}"), || {
+            self.stat(&pointer) == state
+        });
+    }
+
+    /// `/metrics`.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        let response = self.get("/metrics");
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.body
+    }
+
+    /// The sum of the samples of a metric that have these labels.
+    #[track_caller]
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = self.metrics();
+        let samples: Vec<f64> = samples(&text, name, labels).collect();
+        assert!(!samples.is_empty(), "no {name} {labels:?} in\n{text}");
+        samples.iter().sum()
+    }
+
+    /// Asserts that it does next to nothing, whatever its connections wait for.
+    #[track_caller]
+    pub fn assert_calm(&self) {
+        invariants::calm(self.process(), 0.05);
+    }
+}
+
+/// Values of the samples of metric `name` that carry `labels`.
+pub fn samples<'a>(
+    text: &'a str,
+    name: &'a str,
+    labels: &'a [(&str, &str)],
+) -> impl Iterator<Item = f64> + 'a {
+    text.lines().filter_map(move |line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (metric, set) = series.split_once('{').unwrap_or((series, ""));
+        let has = |(key, value): &(&str, &str)| set.contains(&format!("{key}=\"{value}\""));
+        let hit = metric == name && labels.iter().all(has);
+        hit.then(|| value.parse().expect("a number"))
+    })
+}
+
+impl Drop for Isobar {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- isobar said:\n{}", self.stderr.text());
+            return;
+        }
+        let stdout = self.stdout.text();
+        assert!(stdout.is_empty(), "run prints on standard output: {stdout}");
+        let panicked = |line: &Line| line.raw.contains("panicked at");
+        if self.exited.is_none() {
+            let clients = (!self.bytes_unchecked).then(|| Arc::clone(&self.clients));
+            invariants::check(self, self.baseline, clients.as_deref());
+        }
+        let lines = self.stderr.lines();
+        assert!(!lines.iter().any(panicked), "{}", self.stderr.text());
+    }
+}

@@ -1,0 +1,99 @@
+//! What a process has written, line by line, while it runs.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+
+use super::deadline::wait_for;
+
+/// One line, with its fields where it is a JSON object.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// As it was written.
+    pub raw: String,
+    fields: Value,
+}
+
+impl Line {
+    fn new(raw: String) -> Self {
+        let fields = serde_json::from_str(&raw).unwrap_or(Value::Null);
+        Self { raw, fields }
+    }
+
+    /// The fields; null where the line is not JSON.
+    pub fn fields(&self) -> &Value {
+        &self.fields
+    }
+
+    /// A field that holds text.
+    pub fn text(&self, field: &str) -> Option<&str> {
+        self.fields[field].as_str()
+    }
+
+    /// What happened.
+    pub fn message(&self) -> &str {
+        self.text("message").unwrap_or("")
+    }
+
+    /// Whether it tells how a connection ended.
+    pub fn is_access(&self) -> bool {
+        self.text("target") == Some("isobar::access")
+    }
+}
+
+/// The lines of one stream, collected by a thread.
+pub struct Log {
+    lines: Arc<Mutex<Vec<Line>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Log {
+    /// Collects what `source` delivers, until its end.
+    pub fn of(source: impl Read + Send + 'static) -> Self {
+        let lines = Arc::<Mutex<Vec<Line>>>::default();
+        let sink = Arc::clone(&lines);
+        let reader = std::thread::spawn(move || {
+            for raw in BufReader::new(source).split(b'\n') {
+                let Ok(raw) = raw else { return };
+                let raw = String::from_utf8_lossy(&raw).into_owned();
+                let mut lines = sink.lock().expect("no panic while it was held");
+                lines.push(Line::new(raw));
+            }
+        });
+        Self {
+            lines,
+            reader: Some(reader),
+        }
+    }
+
+    /// Everything so far.
+    pub fn lines(&self) -> Vec<Line> {
+        self.lines
+            .lock()
+            .expect("no panic while it was held")
+            .clone()
+    }
+
+    /// Everything so far, as one text.
+    pub fn text(&self) -> String {
+        let raw: Vec<_> = self.lines().into_iter().map(|line| line.raw).collect();
+        raw.join("\n")
+    }
+
+    /// Waits for the first line that `is_it` accepts.
+    #[track_caller]
+    pub fn wait(&self, what: &str, is_it: impl Fn(&Line) -> bool) -> Line {
+        wait_for(&format!("the log said {what}"), || {
+            self.lines().into_iter().find(|line| is_it(line))
+        })
+    }
+
+    /// Waits until the writer has closed its end: nothing can follow.
+    pub fn finish(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader does not panic");
+        }
+    }
+}

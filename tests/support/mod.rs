@@ -1,0 +1,48 @@
+//! What the black-box suites share: the real binary as a process, scripted peers on real sockets,
+//! and the invariants that hold after every case.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `isobar.rs` | the binary: start, addresses, log, statistics, signals, exit |
+//! | `invariants.rs` | what must be true of it after every case, checked when it is dropped |
+//! | `stream.rs` | one connection, client's or backend's: read, write, FIN, reset, stall |
+//! | `backend.rs` | listening peers: scripted by the test, or ready-made |
+//! | `paths.rs` | one case on every engine and address family at once |
+//! | `process.rs` | descriptors, sockets, processor time and memory, from /proc |
+//!
+//! Nothing here sleeps for luck: a condition is waited for, with one deadline that the
+//! environment variable `ISOBAR_TEST_TIMEOUT_FACTOR` stretches on a slow machine.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test binary uses another part of it"
+)]
+
+mod backend;
+mod config;
+mod deadline;
+mod family;
+mod http;
+mod invariants;
+mod isobar;
+mod log;
+mod paths;
+mod pattern;
+mod process;
+mod stream;
+mod tally;
+
+pub use backend::{Backend, Blackhole};
+pub use config::web;
+pub use deadline::{patience, scaled, wait_for, wait_until};
+pub use family::Family;
+pub use http::{Response, get, request, send_raw};
+pub use isobar::{Exit, Isobar, Launch};
+pub use log::{Line, Log};
+pub use paths::{Engine, Path, on_every_path, on_every_path_with};
+pub use pattern::Pattern;
+pub use process::Process;
+pub use stream::{End, Stream};
+pub use tally::Tally;
