@@ -44,5 +44,5 @@ pub use log::{Line, Log};
 pub use paths::{Engine, Path, on_every_path, on_every_path_with};
 pub use pattern::Pattern;
 pub use process::Process;
-pub use stream::{End, Stream};
+pub use stream::{End, STALL, Stream};
 pub use tally::Tally;

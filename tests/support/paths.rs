@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::Duration;
 
 use super::backend::Backend;
 use super::family::Family;
@@ -65,16 +64,6 @@ impl Path<'_> {
     /// Whether a reset can be told from a close.
     pub fn knows_reset(&self) -> bool {
         self.family != Family::Unix
-    }
-
-    /// As many bytes as never fit between two peers: the sender feels that nobody reads.
-    pub fn more_than_fits(&self) -> u64 {
-        256 << 20
-    }
-
-    /// Until the kernel's buffers take no more for this long, there was a stall.
-    pub fn stall(&self) -> Duration {
-        Duration::from_millis(300)
     }
 }
 

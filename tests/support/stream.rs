@@ -17,9 +17,12 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use super::deadline::patience;
+use super::deadline::{patience, scaled, wait_until};
 use super::pattern::Pattern;
 use super::tally::Tally;
+
+/// A writer that gets nowhere for this long is stalled.
+pub const STALL: Duration = Duration::from_millis(200);
 
 /// How a stream of bytes ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +165,26 @@ impl Stream {
         }
     }
 
+    /// Sends `bytes` and FIN in one segment.
+    #[track_caller]
+    pub fn write_and_fin(&self, bytes: &[u8]) {
+        let flags = SendFlags::NOSIGNAL | SendFlags::MORE;
+        let sent = self.send(bytes, flags).expect("room for a few bytes");
+        assert_eq!(sent, bytes.len());
+        self.fin();
+    }
+
+    /// Waits until the kernel has taken nothing more for a while, as the reader does not read.
+    pub fn wait_for_stall(&self) {
+        let mut before = u64::MAX;
+        wait_until("a writer stalled", || {
+            let stalled = self.sent() == before;
+            before = self.sent();
+            std::thread::sleep(scaled(STALL));
+            stalled
+        });
+    }
+
     /// Sends FIN: this side has said everything.
     #[track_caller]
     pub fn fin(&self) {
@@ -269,11 +292,8 @@ impl Stream {
     #[track_caller]
     pub fn read_to_end(&self) -> (Vec<u8>, End) {
         let mut all = Vec::new();
-        let end = self.each_read(|bytes| {
-            all.extend_from_slice(bytes);
-            true
-        });
-        (all, end.expect("only an end stops it"))
+        let end = self.each_read(|bytes| all.extend_from_slice(bytes));
+        (all, end)
     }
 
     /// Checks everything up to the end against `pattern`: how many bytes, and how it ended.
@@ -281,6 +301,18 @@ impl Stream {
     pub fn read_pattern_to_end(&self, pattern: Pattern) -> (u64, End) {
         let (n, end) = self.take_pattern(pattern, u64::MAX);
         (n, end.expect("only an end stops it"))
+    }
+
+    /// The same for a stream whose first bytes have been read: from there on, counted from the
+    /// beginning.
+    #[track_caller]
+    pub fn read_rest_of_pattern(&self, pattern: Pattern) -> (u64, End) {
+        let mut done = self.received();
+        let end = self.each_read(|bytes| {
+            pattern.check(done, bytes);
+            done += bytes.len() as u64;
+        });
+        (done, end)
     }
 
     /// Asserts that nothing more comes, and says how it ended.
@@ -343,16 +375,12 @@ impl Stream {
         (done, None)
     }
 
-    fn each_read(&self, mut take: impl FnMut(&[u8]) -> bool) -> Option<End> {
+    fn each_read(&self, mut take: impl FnMut(&[u8])) -> End {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match self.step(&mut buffer) {
-                Ok(bytes) => {
-                    if !take(bytes) {
-                        return None;
-                    }
-                }
-                Err(end) => return Some(end),
+                Ok(bytes) => take(bytes),
+                Err(end) => return end,
             }
         }
     }
