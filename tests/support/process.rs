@@ -1,6 +1,7 @@
 //! A process as the kernel sees it, from /proc.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use procfs::net::{TcpNetEntry, TcpState};
@@ -97,6 +98,14 @@ impl Process {
         };
         fds.flatten().map(|fd| fd.target).collect()
     }
+}
+
+/// Bytes that the socket between these addresses has sent and its peer's kernel has not
+/// acknowledged; `None` where there is no such socket any more.
+pub fn unacknowledged(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
+    let mut sockets = tcp_sockets().into_iter();
+    let own = sockets.find(|own| own.local_address == local && own.remote_address == remote)?;
+    Some(own.tx_queue.into())
 }
 
 fn tcp_sockets() -> Vec<TcpNetEntry> {

@@ -19,6 +19,7 @@ use rustix::net::{
 
 use super::deadline::{patience, scaled, wait_until};
 use super::pattern::Pattern;
+use super::process;
 use super::tally::Tally;
 
 /// A writer that gets nowhere for this long is stalled.
@@ -183,6 +184,21 @@ impl Stream {
             std::thread::sleep(scaled(STALL));
             stalled
         });
+    }
+
+    /// Bytes that the other end's kernel has not acknowledged yet. TCP only.
+    pub fn unacknowledged(&self) -> u64 {
+        let peer = rustix::net::getpeername(&self.fd).ok().flatten();
+        let peer = peer.and_then(|peer| peer.try_into().ok());
+        let ends = self.local().zip(peer);
+        ends.and_then(|(local, peer)| process::unacknowledged(local, peer))
+            .unwrap_or(0)
+    }
+
+    /// Waits until the other end's kernel has everything. TCP only.
+    #[track_caller]
+    pub fn wait_acknowledged(&self) {
+        wait_until("all was acknowledged", || self.unacknowledged() == 0);
     }
 
     /// Sends FIN: this side has said everything.
