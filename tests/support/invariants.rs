@@ -98,22 +98,24 @@ fn lingering(process: Process) -> Result<(), String> {
 /// Every gauge of connections is zero, in `/stats` and in `/metrics`.
 fn gauges(isobar: &Isobar) -> Result<(), String> {
     let stats = isobar.stats();
-    let mut counts = vec![&stats["connections"]["active"]];
-    for listener in values(&stats["listeners"]) {
-        counts.push(&listener["connections"]["active"]);
-    }
-    for pool in values(&stats["pools"]) {
-        counts.push(&pool["held"]);
-        counts.push(&pool["connections"]["active"]);
-        for backend in values(&pool["backends"]) {
-            counts.push(&backend["connections"]["active"]);
-            counts.push(&backend["connections"]["connecting"]);
-        }
-    }
-    if counts.iter().any(|count| count.as_u64() != Some(0)) {
-        return Err(format!("{stats:#}"));
+    let mut left = Vec::new();
+    collect_gauges("", &stats, &mut left);
+    if !left.is_empty() {
+        return Err(left.join(", "));
     }
     zero_metrics(&isobar.metrics())
+}
+
+/// What is not zero among the counts of something going on now, at any depth of `/stats`.
+fn collect_gauges(path: &str, value: &Value, left: &mut Vec<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}/{key}");
+        let is_gauge = matches!(&**key, "active" | "connecting" | "held") && value.is_number();
+        if is_gauge && value.as_u64() != Some(0) {
+            left.push(format!("{path} is {value}"));
+        }
+        collect_gauges(&path, value, left);
+    }
 }
 
 fn zero_metrics(text: &str) -> Result<(), String> {
@@ -163,7 +165,10 @@ fn bytes(stats: &Value, clients: Option<&Tally>) -> Result<(), String> {
     };
     let at_listeners = both(&stats["listeners"]);
     if at_listeners != both(&stats["pools"]) {
-        return Err(format!("listeners and pools differ: {stats:#}"));
+        return Err(format!(
+            "listeners {at_listeners:?}, pools {:?}",
+            both(&stats["pools"])
+        ));
     }
     for pool in values(&stats["pools"]) {
         if both(&pool["backends"]) != (number(&pool["bytes_in"]), number(&pool["bytes_out"])) {

@@ -125,7 +125,7 @@ impl Launch {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let binary = env!("CARGO_BIN_EXE_isobar");
+        let binary = &binary();
         let mut command = match self.nofile {
             None => Command::new(binary),
             Some(n) => {
@@ -147,6 +147,11 @@ impl Launch {
             .stderr(Stdio::piped());
         command
     }
+}
+
+/// The binary of this build, or the one that `ISOBAR_TEST_BINARY` names, such as a release.
+fn binary() -> String {
+    std::env::var("ISOBAR_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_isobar").to_owned())
 }
 
 /// A child that does not outlive the test.
@@ -419,7 +424,7 @@ impl Isobar {
         stats
             .pointer(pointer)
             .cloned()
-            .unwrap_or_else(|| panic!("no {pointer} in {stats:#}"))
+            .unwrap_or_else(|| panic!("no {pointer} in {stats}"))
     }
 
     /// The same as a count.

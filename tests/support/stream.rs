@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use isobar::net::Address;
@@ -42,6 +42,7 @@ pub struct Stream {
     tally: Arc<Tally>,
     sent: AtomicU64,
     received: AtomicU64,
+    fin_sent: AtomicBool,
 }
 
 impl Stream {
@@ -82,6 +83,7 @@ impl Stream {
             tally: Arc::clone(tally),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            fin_sent: AtomicBool::new(false),
         })
     }
 
@@ -204,6 +206,7 @@ impl Stream {
     /// Sends FIN: this side has said everything.
     #[track_caller]
     pub fn fin(&self) {
+        self.fin_sent.store(true, SeqCst);
         match rustix::net::shutdown(&self.fd, Shutdown::Write) {
             // The other end has reset it meanwhile.
             Ok(()) | Err(Errno::NOTCONN) => {}
@@ -403,11 +406,21 @@ impl Stream {
 
     fn step<'a>(&self, buffer: &'a mut [u8]) -> Result<&'a [u8], End> {
         match self.read(buffer) {
+            Ok(0) if self.was_cut() => Err(End::Reset),
             Ok(0) => Err(End::Fin),
             Ok(n) => Ok(&buffer[..n]),
             Err(error) if is_reset(&error) => Err(End::Reset),
             Err(error) => panic!("neither bytes nor an end: {error} ({self:?})"),
         }
+    }
+
+    /// Whether what reads like FIN is the rest of a reset: the kernel reports that once, and a
+    /// write from another thread may have got the report. After a FIN of the other end alone
+    /// this socket is only half closed.
+    fn was_cut(&self) -> bool {
+        let half_closed_by_us = self.fin_sent.load(SeqCst);
+        let events = self.wait(PollFlags::empty(), Duration::ZERO);
+        !self.unix && !half_closed_by_us && events.contains(PollFlags::HUP)
     }
 
     /// What of `events`, an error or a hang-up has happened, within `time`.
