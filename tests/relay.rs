@@ -11,6 +11,9 @@ use support::{
 
 const MIB: u64 = 1 << 20;
 
+/// More than the buffers of all sockets on the way hold.
+const NEVER_FITS: u64 = 512 * MIB;
+
 /// What the client says, and what the backend says.
 const IN: Pattern = Pattern(1);
 const OUT: Pattern = Pattern(2);
@@ -200,8 +203,8 @@ fn a_few_mebibytes_each_way_at_once_arrive_as_they_were() {
 fn both_sides_may_write_before_they_read() {
     on_every_path(|path| {
         let (client, backend) = stalled_pair(path);
-        let up = client.fill(IN, 64 * MIB, scaled(STALL));
-        let down = backend.fill(OUT, 64 * MIB, scaled(STALL));
+        let up = client.fill(IN, NEVER_FITS, scaled(STALL));
+        let down = backend.fill(OUT, NEVER_FITS, scaled(STALL));
         client.fin();
         backend.fin();
         std::thread::scope(|scope| {
@@ -242,17 +245,18 @@ fn stalled_pair(path: &Path<'_>) -> (Stream, Stream) {
     (client, backend)
 }
 
-/// Many MiB and FIN against a reader that begins only when the writer is stuck.
+/// More than all buffers hold, and FIN, against a reader that begins only when the writer is
+/// stuck.
 #[track_caller]
 fn arrives_after_a_stall(from: &Stream, to: &Stream) {
-    let n = 24 * MIB;
+    let stuck = from.fill(OUT, NEVER_FITS, scaled(STALL));
+    assert!(stuck < NEVER_FITS, "nothing holds the writer back");
+    let n = stuck + 4 * MIB;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            from.write_pattern(OUT, n);
+            from.try_write_range(OUT, stuck, n).expect("a reader");
             from.fin();
         });
-        from.wait_for_stall();
-        assert!(from.sent() < n, "everything fits into the buffers");
         assert_eq!(to.read_pattern_to_end(OUT), (n, End::Fin));
     });
 }
@@ -260,31 +264,17 @@ fn arrives_after_a_stall(from: &Stream, to: &Stream) {
 /// A pipe is full by slots long before it is full by bytes when segments are small.
 #[test]
 fn small_segments_to_a_reader_that_pauses_arrive_whole() {
+    const SEGMENT: usize = 1448;
     on_every_path(|path| {
         let (client, backend) = stalled_pair(path);
-        let n = 12 * MIB;
-        std::thread::scope(|scope| {
-            scope.spawn(|| write_in_segments(&backend, n));
-            backend.wait_for_stall();
-            assert!(backend.sent() < n, "everything fits into the buffers");
-            client.expect_pattern(OUT, 1000);
-            backend.wait_for_stall();
-            assert_eq!(client.read_rest_of_pattern(OUT), (n, End::Fin));
-        });
+        let stuck = backend.fill_in_segments(SEGMENT, OUT, NEVER_FITS, scaled(STALL));
+        assert!(stuck < NEVER_FITS, "nothing holds the writer back");
+        client.expect_pattern(OUT, 1000);
+        backend.fin();
+        assert_eq!(client.read_rest_of_pattern(OUT), (stuck, End::Fin));
         client.fin();
         backend.expect_fin();
     });
-}
-
-/// Writes no more at once than fits into a segment of an Ethernet, and FIN.
-fn write_in_segments(to: &Stream, n: u64) {
-    let mut done = 0;
-    while done < n {
-        let part = OUT.at(done, usize::try_from(n - done).expect("small").min(1448));
-        to.write(part);
-        done += part.len() as u64;
-    }
-    to.fin();
 }
 
 /// One direction is stuck as its reader does not read; the other carries on.
@@ -292,7 +282,7 @@ fn write_in_segments(to: &Stream, n: u64) {
 fn a_stalled_direction_does_not_hold_up_the_other() {
     on_every_path(|path| {
         let (client, backend) = stalled_pair(path);
-        let down = backend.fill(OUT, 64 * MIB, scaled(STALL));
+        let down = backend.fill(OUT, NEVER_FITS, scaled(STALL));
         transfer(&client, &backend, IN, 4 * MIB);
         backend.fin();
         assert_eq!(client.read_pattern_to_end(OUT), (down, End::Fin));
@@ -303,7 +293,7 @@ fn a_stalled_direction_does_not_hold_up_the_other() {
 fn a_stalled_connection_costs_no_processor_time_and_others_go_on() {
     on_every_path(|path| {
         let (stuck, pusher) = stalled_pair(path);
-        pusher.fill(OUT, 64 * MIB, scaled(STALL));
+        pusher.fill(OUT, NEVER_FITS, scaled(STALL));
         path.isobar.assert_calm();
         let (client, backend) = path.open();
         transfer(&client, &backend, IN, MIB);

@@ -13,6 +13,9 @@ use support::{
 };
 
 const MIB: u64 = 1 << 20;
+
+/// More than the buffers of all sockets on the way hold.
+const NEVER_FITS: u64 = 512 * MIB;
 const IN: Pattern = Pattern(1);
 const OUT: Pattern = Pattern(2);
 
@@ -125,7 +128,7 @@ fn an_early_answer_is_delivered_whole_although_a_reset_follows_it() {
         let n = 200 * 1024;
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let cut_short = client.try_write_pattern(IN, 256 * MIB);
+                let cut_short = client.try_write_pattern(IN, NEVER_FITS);
                 assert!(cut_short.is_err(), "nobody read this");
             });
             client.wait_for_stall();
@@ -148,7 +151,7 @@ fn an_early_answer_is_delivered_whole_although_a_reset_follows_it() {
 fn an_answer_waits_for_its_client_although_a_reset_follows_it() {
     on_every_tcp_path(|path| {
         let (client, backend) = narrow(path);
-        let n = backend.fill(OUT, 64 * MIB, scaled(STALL));
+        let n = backend.fill(OUT, NEVER_FITS, scaled(STALL));
         let received = n - backend.unacknowledged();
         backend.reset();
         let (got, end) = client.read_pattern_to_end(OUT);
@@ -162,7 +165,7 @@ fn an_answer_waits_for_its_client_although_a_reset_follows_it() {
 fn an_upload_waits_for_its_backend_although_a_reset_follows_it() {
     on_every_tcp_path(|path| {
         let (client, backend) = narrow(path);
-        let n = client.fill(IN, 64 * MIB, scaled(STALL));
+        let n = client.fill(IN, NEVER_FITS, scaled(STALL));
         let received = n - client.unacknowledged();
         client.reset();
         let (got, end) = backend.read_pattern_to_end(IN);
@@ -177,7 +180,7 @@ fn an_upload_waits_for_its_backend_although_a_reset_follows_it() {
 fn a_reset_of_the_client_is_noticed_while_the_backend_does_not_read() {
     on_every_tcp_path(|path| {
         let (client, backend) = narrow(path);
-        client.fill(IN, 64 * MIB, scaled(STALL));
+        client.fill(IN, NEVER_FITS, scaled(STALL));
         client.reset();
         backend.expect_gone();
         path.wait_ended("client_reset", 1);
@@ -188,7 +191,7 @@ fn a_reset_of_the_client_is_noticed_while_the_backend_does_not_read() {
 fn a_reset_of_the_backend_is_noticed_while_the_client_does_not_read() {
     on_every_tcp_path(|path| {
         let (client, backend) = narrow(path);
-        backend.fill(OUT, 64 * MIB, scaled(STALL));
+        backend.fill(OUT, NEVER_FITS, scaled(STALL));
         backend.reset();
         client.expect_gone();
         path.wait_ended("backend_reset", 1);
@@ -289,11 +292,11 @@ fn a_unix_peer_that_closes_ends_the_connection() {
         }
         let (client, backend) = talking(path);
         drop(client);
-        let cut_short = backend.try_write_pattern(OUT, 256 * MIB);
+        let cut_short = backend.try_write_pattern(OUT, NEVER_FITS);
         assert!(cut_short.is_err());
         let (client, backend) = talking(path);
         drop(backend);
-        let cut_short = client.try_write_pattern(IN, 256 * MIB);
+        let cut_short = client.try_write_pattern(IN, NEVER_FITS);
         assert!(cut_short.is_err());
     });
 }
@@ -305,8 +308,8 @@ fn bytes_of_a_cut_connection_never_show_up_in_another() {
     on_every_path(|path| {
         for round in 0..5 {
             let (client, backend) = narrow(path);
-            client.fill(Pattern(100), 64 * MIB, scaled(STALL) / 4);
-            backend.fill(Pattern(101), 64 * MIB, scaled(STALL) / 4);
+            client.fill(Pattern(100), NEVER_FITS, scaled(STALL) / 4);
+            backend.fill(Pattern(101), NEVER_FITS, scaled(STALL) / 4);
             client.reset();
             backend.reset();
             let (client, backend) = path.open();

@@ -139,9 +139,14 @@ impl Stream {
 
     /// The same, or says why not.
     pub fn try_write_pattern(&self, pattern: Pattern, n: u64) -> io::Result<()> {
-        let mut done = 0;
-        while done < n {
-            let left = usize::try_from(n - done).unwrap_or(usize::MAX);
+        self.try_write_range(pattern, 0, n)
+    }
+
+    /// Sends the bytes of `pattern` from offset `from` up to offset `to`.
+    pub fn try_write_range(&self, pattern: Pattern, from: u64, to: u64) -> io::Result<()> {
+        let mut done = from;
+        while done < to {
+            let left = usize::try_from(to - done).unwrap_or(usize::MAX);
             let part = pattern.at(done, left);
             self.try_write(part)?;
             done += part.len() as u64;
@@ -152,6 +157,17 @@ impl Stream {
     /// Sends bytes of `pattern` until the kernel takes none for `quiet`, at most `limit`;
     /// returns how many it took.
     pub fn fill(&self, pattern: Pattern, limit: u64, quiet: Duration) -> u64 {
+        self.fill_in_segments(usize::MAX, pattern, limit, quiet)
+    }
+
+    /// The same with at most `segment` bytes at once.
+    pub fn fill_in_segments(
+        &self,
+        segment: usize,
+        pattern: Pattern,
+        limit: u64,
+        quiet: Duration,
+    ) -> u64 {
         let start = self.sent();
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         loop {
@@ -160,7 +176,7 @@ impl Stream {
                 return done;
             }
             let left = usize::try_from(limit - done).unwrap_or(usize::MAX);
-            match self.send(pattern.at(done, left), flags) {
+            match self.send(pattern.at(done, left.min(segment)), flags) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return self.sent() - start,
