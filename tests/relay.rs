@@ -202,7 +202,7 @@ fn a_few_mebibytes_each_way_at_once_arrive_as_they_were() {
 #[test]
 fn both_sides_may_write_before_they_read() {
     on_every_path(|path| {
-        let (client, backend) = stalled_pair(path);
+        let (client, backend) = path.open();
         let up = client.fill(IN, NEVER_FITS, scaled(STALL));
         let down = backend.fill(OUT, NEVER_FITS, scaled(STALL));
         client.fin();
@@ -217,7 +217,7 @@ fn both_sides_may_write_before_they_read() {
 #[test]
 fn a_bulk_download_waits_for_a_slow_client_and_arrives_whole() {
     on_every_path(|path| {
-        let (client, backend) = stalled_pair(path);
+        let (client, backend) = path.open();
         arrives_after_a_stall(&backend, &client);
         client.fin();
         backend.expect_fin();
@@ -228,21 +228,12 @@ fn a_bulk_download_waits_for_a_slow_client_and_arrives_whole() {
 #[test]
 fn a_bulk_upload_waits_for_a_slow_backend_and_arrives_whole() {
     on_every_path(|path| {
-        let (client, backend) = stalled_pair(path);
+        let (client, backend) = path.open();
         arrives_after_a_stall(&client, &backend);
         backend.fin();
         client.expect_fin();
         path.wait_ended("client_closed", 1);
     });
-}
-
-/// A connection whose ends have small windows, so that a reader that pauses is felt soon.
-#[track_caller]
-fn stalled_pair(path: &Path<'_>) -> (Stream, Stream) {
-    let (client, backend) = path.open();
-    client.set_receive_buffer(32 * 1024);
-    backend.set_receive_buffer(32 * 1024);
-    (client, backend)
 }
 
 /// More than all buffers hold, and FIN, against a reader that begins only when the writer is
@@ -266,7 +257,7 @@ fn arrives_after_a_stall(from: &Stream, to: &Stream) {
 fn small_segments_to_a_reader_that_pauses_arrive_whole() {
     const SEGMENT: usize = 1448;
     on_every_path(|path| {
-        let (client, backend) = stalled_pair(path);
+        let (client, backend) = path.open();
         let stuck = backend.fill_in_segments(SEGMENT, OUT, NEVER_FITS, scaled(STALL));
         assert!(stuck < NEVER_FITS, "nothing holds the writer back");
         client.expect_pattern(OUT, 1000);
@@ -281,7 +272,7 @@ fn small_segments_to_a_reader_that_pauses_arrive_whole() {
 #[test]
 fn a_stalled_direction_does_not_hold_up_the_other() {
     on_every_path(|path| {
-        let (client, backend) = stalled_pair(path);
+        let (client, backend) = path.open();
         let down = backend.fill(OUT, NEVER_FITS, scaled(STALL));
         transfer(&client, &backend, IN, 4 * MIB);
         backend.fin();
@@ -292,7 +283,7 @@ fn a_stalled_direction_does_not_hold_up_the_other() {
 #[test]
 fn a_stalled_connection_costs_no_processor_time_and_others_go_on() {
     on_every_path(|path| {
-        let (stuck, pusher) = stalled_pair(path);
+        let (stuck, pusher) = path.open();
         pusher.fill(OUT, NEVER_FITS, scaled(STALL));
         path.isobar.assert_calm();
         let (client, backend) = path.open();
@@ -315,13 +306,7 @@ fn clients_that_never_read_cost_bounded_memory() {
         });
         let isobar = Isobar::start(&web(&format!("relay = \"{engine}\""), &[pusher.entry()]));
         let before = isobar.process().resident();
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| {
-                let client = isobar.connect("web");
-                client.set_receive_buffer(8 * 1024);
-                client
-            })
-            .collect();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| isobar.connect("web")).collect();
         isobar.wait_count("/connections/active", CLIENTS as u64);
         isobar.assert_calm();
         let grown = isobar.process().resident().saturating_sub(before);

@@ -40,15 +40,6 @@ fn talking(path: &Path<'_>) -> (Stream, Stream) {
     (client, backend)
 }
 
-/// The same with small windows, so that a side that does not read is felt soon.
-#[track_caller]
-fn narrow(path: &Path<'_>) -> (Stream, Stream) {
-    let (client, backend) = talking(path);
-    client.set_receive_buffer(32 * 1024);
-    backend.set_receive_buffer(32 * 1024);
-    (client, backend)
-}
-
 #[test]
 fn a_reset_of_the_client_resets_the_backend() {
     on_every_tcp_path(|path| {
@@ -150,7 +141,7 @@ fn an_early_answer_is_delivered_whole_although_a_reset_follows_it() {
 #[test]
 fn an_answer_waits_for_its_client_although_a_reset_follows_it() {
     on_every_tcp_path(|path| {
-        let (client, backend) = narrow(path);
+        let (client, backend) = talking(path);
         let n = backend.fill(OUT, NEVER_FITS, scaled(STALL));
         let received = n - backend.unacknowledged();
         backend.reset();
@@ -164,7 +155,7 @@ fn an_answer_waits_for_its_client_although_a_reset_follows_it() {
 #[test]
 fn an_upload_waits_for_its_backend_although_a_reset_follows_it() {
     on_every_tcp_path(|path| {
-        let (client, backend) = narrow(path);
+        let (client, backend) = talking(path);
         let n = client.fill(IN, NEVER_FITS, scaled(STALL));
         let received = n - client.unacknowledged();
         client.reset();
@@ -179,7 +170,7 @@ fn an_upload_waits_for_its_backend_although_a_reset_follows_it() {
 #[test]
 fn a_reset_of_the_client_is_noticed_while_the_backend_does_not_read() {
     on_every_tcp_path(|path| {
-        let (client, backend) = narrow(path);
+        let (client, backend) = talking(path);
         client.fill(IN, NEVER_FITS, scaled(STALL));
         client.reset();
         backend.expect_gone();
@@ -190,7 +181,7 @@ fn a_reset_of_the_client_is_noticed_while_the_backend_does_not_read() {
 #[test]
 fn a_reset_of_the_backend_is_noticed_while_the_client_does_not_read() {
     on_every_tcp_path(|path| {
-        let (client, backend) = narrow(path);
+        let (client, backend) = talking(path);
         backend.fill(OUT, NEVER_FITS, scaled(STALL));
         backend.reset();
         client.expect_gone();
@@ -307,7 +298,7 @@ fn a_unix_peer_that_closes_ends_the_connection() {
 fn bytes_of_a_cut_connection_never_show_up_in_another() {
     on_every_path(|path| {
         for round in 0..5 {
-            let (client, backend) = narrow(path);
+            let (client, backend) = talking(path);
             client.fill(Pattern(100), NEVER_FITS, scaled(STALL) / 4);
             backend.fill(Pattern(101), NEVER_FITS, scaled(STALL) / 4);
             client.reset();
@@ -360,7 +351,7 @@ fn a_mix_of_all_endings_gives_back_every_count() {
         };
         match &*line {
             "reset" => stream.abort(),
-            "close" => stream.write_and_fin(b"bye"),
+            "close" => drop(stream.try_write("bye")),
             "push" => drop(stream.try_write_pattern(OUT, 4 * MIB)),
             _ => while stream.read(&mut [0; 64]).is_ok_and(|n| n > 0) {},
         }

@@ -102,11 +102,6 @@ impl Stream {
     pub fn received(&self) -> u64 {
         self.received.load(SeqCst)
     }
-
-    /// Narrows the window that the other end may fill while nobody reads.
-    pub fn set_receive_buffer(&self, bytes: usize) {
-        sockopt::set_socket_recv_buffer_size(&self.fd, bytes).expect("a socket option");
-    }
 }
 
 /// Writing.
