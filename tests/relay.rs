@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use support::{
-    Backend, End, Family, Isobar, Path, Pattern, STALL, Stream, on_every_path, on_every_path_with,
+    Backend, End, Family, Isobar, Pattern, STALL, Stream, on_every_path, on_every_path_with,
     scaled, web,
 };
 

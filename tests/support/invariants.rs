@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use procfs::net::TcpState;
 use serde_json::Value;
 
-use super::deadline::{patience, wait_until};
+use super::deadline::{scaled, wait_until};
 use super::isobar::{Isobar, samples};
 use super::process::{Descriptors, Process};
 use super::tally::{self, Tally};
@@ -20,6 +20,9 @@ const IDLE_SHARE: f64 = 0.02;
 
 /// Long enough that a spin cannot hide, short enough to be paid after every case.
 const WINDOW: Duration = Duration::from_millis(150);
+
+/// By then everything that belongs to closed connections is given back.
+const SETTLE: Duration = Duration::from_secs(4);
 
 /// What a process had open when it was ready and idle.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +67,7 @@ pub fn calm(process: Process, share: f64) {
 /// Waits until `fault` finds none, and fails with the last one it found.
 #[track_caller]
 fn settle(what: &str, mut fault: impl FnMut() -> Result<(), String>) {
-    let end = Instant::now() + patience() / 2;
+    let end = Instant::now() + scaled(SETTLE);
     loop {
         match fault() {
             Ok(()) => return,

@@ -513,8 +513,8 @@ pub fn samples<'a>(
 
 impl Drop for Isobar {
     fn drop(&mut self) {
+        let _tell = TellOnPanic(&self.stderr);
         if std::thread::panicking() {
-            eprintln!("--- isobar said:\n{}", self.stderr.text());
             return;
         }
         let stdout = self.stdout.text();
@@ -524,7 +524,17 @@ impl Drop for Isobar {
             let clients = (!self.bytes_unchecked).then(|| Arc::clone(&self.clients));
             invariants::check(self, self.baseline, clients.as_deref());
         }
-        let lines = self.stderr.lines();
-        assert!(!lines.iter().any(panicked), "{}", self.stderr.text());
+        assert!(!self.stderr.lines().iter().any(panicked));
+    }
+}
+
+/// Shows the log of a case that fails, be it by itself or by an invariant.
+struct TellOnPanic<'a>(&'a Log);
+
+impl Drop for TellOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- isobar said:\n{}", self.0.text());
+        }
     }
 }
