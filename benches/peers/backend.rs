@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::net::{Shutdown, shutdown};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::coop::consume_budget;
 
 use crate::wire::{CHUNK, ECHO, SINK, SOURCE, discard, send};
 use crate::{process, tasks};
@@ -89,6 +90,7 @@ async fn sink(stream: &TcpStream) -> io::Result<()> {
             0 => return send(stream, &total.to_le_bytes()).await,
             taken => total += taken as u64,
         }
+        consume_budget().await;
     }
 }
 
@@ -96,6 +98,7 @@ async fn source(stream: &TcpStream, filler: &[u8]) -> io::Result<()> {
     let mut request = [0; 16];
     while !matches!(stream.try_read(&mut request), Ok(0)) {
         send(stream, filler).await?;
+        consume_budget().await;
     }
     Ok(shutdown(stream, Shutdown::Write)?)
 }

@@ -1,5 +1,8 @@
 //! Bulk one way. Every byte sent is waited for, so that the count is exact whatever the
 //! proxy keeps in its buffers.
+//!
+//! Where the other end keeps up, a flow never has to wait; it yields now and then all the same,
+//! here and in the backend, or one flow would starve the other seven.
 
 use std::io;
 use std::sync::Arc;
@@ -8,17 +11,19 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{Shutdown, shutdown};
 use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
 
 use super::dial::Dialer;
 use super::record::Sample;
 use crate::tasks::all;
 use crate::wire::{CHUNK, SINK, SOURCE, discard, receive, send};
+use crate::workload::Direction;
 
 /// As much as goes through `connections` new connections.
 pub(crate) async fn bulk(
     dialer: &Dialer,
     connections: usize,
-    direction: crate::workload::Direction,
+    direction: Direction,
     time: Duration,
 ) -> io::Result<Sample> {
     let streams = dialer.dial_many(connections).await?;
@@ -27,8 +32,8 @@ pub(crate) async fn bulk(
         let total = Arc::clone(&total);
         async move {
             let moved = match direction {
-                crate::workload::Direction::Up => up(&stream, start, time).await?,
-                crate::workload::Direction::Down => down(&stream, start, time).await?,
+                Direction::Up => up(&stream, start, time).await?,
+                Direction::Down => down(&stream, start, time).await?,
             };
             total.fetch_add(moved, Relaxed);
             Ok(())
@@ -45,9 +50,11 @@ pub(crate) async fn bulk(
 async fn up(stream: &TcpStream, start: Instant, time: Duration) -> io::Result<u64> {
     let chunk = vec![SINK; CHUNK];
     let mut sent = 0;
-    while start.elapsed() < time {
+    // At least one chunk: the backend learns from it what to do.
+    while sent == 0 || start.elapsed() < time {
         send(stream, &chunk).await?;
         sent += CHUNK as u64;
+        consume_budget().await;
     }
     shutdown(stream, Shutdown::Write)?;
     let mut arrived = [0; 8];
@@ -71,6 +78,7 @@ async fn down(stream: &TcpStream, start: Instant, time: Duration) -> io::Result<
             0 => return Ok(received),
             taken => received += taken as u64,
         }
+        consume_budget().await;
         if sending && start.elapsed() >= time {
             sending = false;
             shutdown(stream, Shutdown::Write)?;
