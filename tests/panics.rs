@@ -1,0 +1,40 @@
+//! A connection's task that panics: needs a build with the feature `fault-injection`.
+#![cfg(feature = "fault-injection")]
+
+mod support;
+
+use support::{Backend, End, Family, Launch};
+
+/// 1. Every connection of listener `faulty` panics at a stage; listener `web` shares its pool.
+/// 2. A connection of `web` lives through all of it.
+/// 3. The client of the one that panics is reset, it is counted as `internal`, and (the
+///    harness checks) every slot, gauge and descriptor is given back.
+#[test]
+fn a_task_that_panics_ends_its_own_connection_and_gives_everything_back() {
+    for stage in ["connect", "relay"] {
+        let backend = Backend::echo(Family::Ipv4);
+        let text = format!(
+            "[listener.web]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n\
+             [listener.faulty]\nbind = \"127.0.0.1:0\"\npool = \"web\"\nmax_connections = 2\n\
+             [pool.web]\nbackends = [{}]\n[pool.web.health]\nkind = \"none\"\n",
+            backend.entry()
+        );
+        let isobar = Launch::new(&text)
+            .env("ISOBAR_PANIC_AT", &format!("{stage}@faulty"))
+            .start();
+        let witness = isobar.connect("web");
+        witness.write("before");
+        witness.expect("before");
+        for n in 1..=5 {
+            let client = isobar.connect("faulty");
+            assert_eq!(client.read_to_end(), (Vec::new(), End::Reset), "{stage}");
+            isobar.wait_ended("faulty", "internal", n);
+        }
+        witness.write("after");
+        witness.expect("after");
+        witness.fin();
+        assert_eq!(witness.read_to_end(), (Vec::new(), End::Fin));
+        assert_eq!(isobar.metric("isobar_panics_total", &[]), 5.0, "{stage}");
+        assert_eq!(isobar.ended("web", "internal"), 0);
+    }
+}
