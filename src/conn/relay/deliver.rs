@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::direction::{Direction, Link, Tally};
+use super::direction::{Direction, End, Link, Tally};
 use crate::conn::core::Core;
 use crate::net::Stream;
 
@@ -40,18 +40,21 @@ pub(super) async fn deliver(
                 pipes: core.pipes(),
                 tally: &mut tally,
             };
-            let ended = direction.poll(cx, &mut link).is_ready();
-            match ended || tally.delivered > 0 {
-                true => Poll::Ready((tally, ended)),
-                false => Poll::Pending,
+            match direction.poll(cx, &mut link) {
+                Poll::Ready(end) => Poll::Ready((tally, Some(end))),
+                Poll::Pending if tally.delivered > 0 => Poll::Ready((tally, None)),
+                Poll::Pending => Poll::Pending,
             }
         });
-        let Ok((tally, ended)) = timeout_at(Instant::now() + PATIENCE, step).await else {
+        let Ok((tally, end)) = timeout_at(Instant::now() + PATIENCE, step).await else {
             return;
         };
         moved(&tally);
-        if ended {
-            break;
+        match end {
+            None => {}
+            // Nobody is left to deliver to.
+            Some(End::SinkBroke(_)) => return,
+            Some(End::Fin | End::SourceBroke(_)) => break,
         }
     }
     acknowledged(sink).await;

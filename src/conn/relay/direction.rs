@@ -226,7 +226,11 @@ impl Direction {
     }
 
     fn judge_copy(&mut self, full: bool) {
-        self.streak = if full { self.streak + 1 } else { 0 };
+        self.streak = if full {
+            self.streak.saturating_add(1)
+        } else {
+            0
+        };
         if self.streak >= FULL_READS && self.engine == RelayEngine::Auto {
             self.bulk = true;
             self.streak = 0;
@@ -243,7 +247,11 @@ impl Direction {
     }
 
     fn judge_splice(&mut self, n: usize) {
-        self.streak = if n < SMALL { self.streak + 1 } else { 0 };
+        self.streak = if n < SMALL {
+            self.streak.saturating_add(1)
+        } else {
+            0
+        };
         if self.streak >= SMALL_PORTIONS && self.engine == RelayEngine::Auto {
             // Takes effect when the pipe is empty, before more is taken.
             self.bulk = false;
@@ -264,4 +272,30 @@ fn splice_some(cx: &mut Context<'_>, source: &Stream, pipe: &mut Pipe) -> Poll<i
     let n = ready!(source.poll_splice_in(cx, pipe.write_end(), most))?;
     pipe.filled(n);
     Poll::Ready(Ok(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forced_engine_outlives_any_number_of_portions_that_speak_against_it() {
+        for engine in [RelayEngine::Copy, RelayEngine::Splice] {
+            let mut direction = Direction::new(engine);
+            for _ in 0..1000 {
+                direction.judge_copy(true);
+                direction.judge_splice(1);
+            }
+            assert_eq!(direction.bulk, engine == RelayEngine::Splice);
+        }
+    }
+
+    #[test]
+    fn auto_changes_to_splice_for_bulk_and_back_for_small_portions() {
+        let mut direction = Direction::new(RelayEngine::Auto);
+        (0..FULL_READS).for_each(|_| direction.judge_copy(true));
+        assert!(direction.bulk);
+        (0..SMALL_PORTIONS).for_each(|_| direction.judge_splice(SMALL - 1));
+        assert!(!direction.bulk);
+    }
 }
