@@ -68,6 +68,9 @@ pub(super) fn readable<'s>(sink: &mut Sink<'s>) -> Cow<'s, str> {
             sink.syntax(repair.place, repair.message);
             edits.push(repair.edit);
         }
+        if sink.is_full() {
+            break;
+        }
         let (mended, shift) = repair::apply(&text, edits);
         text = Cow::Owned(mended);
         sink.mended(shift);
@@ -160,6 +163,9 @@ fn in_words(text: &str, span: &Range<usize>, message: &str) -> String {
         return format!("text is written in quotes: \"{found}\"");
     }
     match message {
+        "recursion limit" | "cannot recurse further; max recursion depth met" => {
+            "this is nested too deeply".to_owned()
+        }
         "duplicate key" => format!("`{found}` is here twice{}", first_header(text, span)),
         _ => message.to_owned(),
     }

@@ -36,25 +36,17 @@ pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
 
 fn admin(of: &Scope<'_>, sink: &mut Sink<'_>) {
     let admin = build::admin(of);
-    let ip = match &admin.bind {
-        None => {
-            for at in ["token", "read_only", "hosts"]
-                .iter()
-                .filter_map(|key| written(of, key))
-            {
-                sink.warn(
-                    at.span.clone(),
-                    "this has no effect: the admin endpoint is off",
-                );
-            }
-            return;
+    let Some(address) = &admin.bind else {
+        let keys = ["token", "read_only", "hosts"];
+        for at in keys.iter().filter_map(|key| written(of, key)) {
+            let message = "this has no effect: the admin endpoint is off";
+            sink.warn(at.span.clone(), message);
         }
-        Some(address) => address.ip(),
+        return;
     };
-    let remote = ip.is_some_and(|ip| !ip.is_loopback());
-    if let (true, true, Some(at)) = (remote, admin.token.is_empty(), of.own("bind"))
-        && of.own("token").is_none()
-    {
+    let remote = address.ip().is_some_and(|ip| !ip.is_loopback());
+    let open = admin.token.is_empty() && !of.own("token").is_some_and(is_faulty);
+    if let (true, Some(at)) = (remote && open, of.own("bind")) {
         let message = "this can be reached from other machines: without a `token` it refuses \
                        every change, and every read but /metrics, /healthz and /readyz";
         sink.warn(at.span.clone(), message);
@@ -180,10 +172,10 @@ struct Idle<'a> {
 impl<'a> Idle<'a> {
     fn pool(&mut self, pool: &Scope<'a>) {
         let balance: Balance = pool.choice("balance");
-        if balance != Balance::ConsistentHash {
+        if is_readable(pool, "balance") && balance != Balance::ConsistentHash {
             self.table(pool, "hash", "balance = \"consistent-hash\"");
         }
-        if balance != Balance::LeastLatency {
+        if is_readable(pool, "balance") && balance != Balance::LeastLatency {
             self.table(pool, "latency", "balance = \"least-latency\"");
         }
         let hold = pool.sub("hold");
@@ -191,7 +183,9 @@ impl<'a> Idle<'a> {
             self.keys(&hold, &["timeout"], "with max = 0");
         }
         let health = pool.sub("health");
-        self.health(&health);
+        if is_readable(&health, "kind") {
+            self.health(&health);
+        }
         let tries = pool.choice::<WhenAllDown>("when_all_down") == WhenAllDown::Try;
         if tries && health.choice::<CheckKind>("kind") == CheckKind::None {
             self.keys(
@@ -300,6 +294,11 @@ fn written<'a>(of: &Scope<'a>, key: &str) -> Option<&'a At<Value>> {
 
 fn says_something(at: &At<Value>) -> bool {
     !matches!(at.value, Value::Flag(false) | Value::Faulty)
+}
+
+/// Whether a key is left out, or has a value that can be told.
+fn is_readable(of: &Scope<'_>, key: &str) -> bool {
+    !of.written(key).is_some_and(is_faulty)
 }
 
 fn is_faulty(at: &At<Value>) -> bool {

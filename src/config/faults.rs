@@ -9,7 +9,7 @@
 //!    | ^^^^^^
 //! ```
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -115,8 +115,8 @@ pub(super) struct Sink<'s> {
     source: &'s Source<'s>,
     faults: Found,
     warnings: Found,
-    /// Lines that do not parse: what their remains mean is not the writer's fault as well.
-    broken: HashSet<usize>,
+    /// Where the text does not parse: what was made of it is not the writer's fault as well.
+    broken: BTreeSet<usize>,
     /// How the text was mended since it was written, step by step.
     shifts: Vec<Shift>,
 }
@@ -127,7 +127,7 @@ impl<'s> Sink<'s> {
             source,
             faults: Found::default(),
             warnings: Found::default(),
-            broken: HashSet::new(),
+            broken: BTreeSet::new(),
             shifts: Vec::new(),
         }
     }
@@ -144,14 +144,14 @@ impl<'s> Sink<'s> {
     /// The text does not parse at `span`.
     pub(super) fn syntax(&mut self, span: Range<usize>, message: impl Into<String>) {
         let span = self.as_written(span);
-        self.broken.insert(self.source.line(span.start));
+        self.broken.insert(span.start);
         self.faults.add(span, message.into());
     }
 
     /// What stands at `span` parses, but is wrong.
     pub(super) fn fault(&mut self, span: Range<usize>, message: impl Into<String>) {
         let span = self.as_written(span);
-        if !self.broken.contains(&self.source.line(span.start)) {
+        if !self.is_broken(&span) {
             self.faults.add(span, message.into());
         }
     }
@@ -159,7 +159,7 @@ impl<'s> Sink<'s> {
     /// What stands at `span` is right, but hardly what was meant.
     pub(super) fn warn(&mut self, span: Range<usize>, message: impl Into<String>) {
         let span = self.as_written(span);
-        if !self.broken.contains(&self.source.line(span.start)) {
+        if !self.is_broken(&span) {
             self.warnings.add(span, message.into());
         }
     }
@@ -195,11 +195,15 @@ impl<'s> Sink<'s> {
         !self.faults.kept.is_empty()
     }
 
-    /// The first words of the lines that do not parse.
+    /// The lines that do not parse, without their indentation.
     pub(super) fn broken_lines(&self) -> impl Iterator<Item = &'s str> {
-        self.broken
-            .iter()
-            .map(|line| self.source.line_text(*line).trim_start())
+        let line = |at: &usize| self.source.line_text(self.source.line(*at));
+        self.broken.iter().map(line).map(str::trim_start)
+    }
+
+    /// Whether what stands at `span` is all that could be made of what does not parse.
+    fn is_broken(&self, span: &Range<usize>) -> bool {
+        self.broken.range(span.start..=span.end).next().is_some()
     }
 
     /// Faults and warnings, each in the order of the file.
@@ -287,12 +291,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_line_that_does_not_parse_is_no_second_fault() {
+    fn what_is_made_of_a_value_that_does_not_parse_is_no_second_fault() {
         let source = Source::new("f", "x = oops\ny = 1\n");
         let mut sink = Sink::new(&source);
         sink.syntax(4..8, "strings are quoted");
+        sink.fault(4..8, "no such word");
         sink.fault(0..1, "unknown key");
-        sink.fault(9..10, "unknown key");
         assert_eq!(sink.finish().0.len(), 2);
     }
 

@@ -31,6 +31,13 @@ pub(super) struct Key {
     pub(super) doc: &'static str,
 }
 
+impl Key {
+    /// Whether its value is not to be repeated in a message.
+    pub(super) fn is_secret(&self) -> bool {
+        matches!(self.name, "token" | "send")
+    }
+}
+
 /// What a key takes.
 pub(super) enum Kind {
     Flag,

@@ -151,3 +151,36 @@ fn hidden(file: &build::File<'_>) -> Hidden {
     }
     hidden
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_path_at_which_something_is_is_taken() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (first, second) = (dir.path().join("a.toml"), dir.path().join("b.toml"));
+        std::fs::write(&second, "").expect("written");
+        assert_eq!(first_of(&[&first, &second]), Ok(second.clone()));
+        std::os::unix::fs::symlink("nowhere", &first).expect("a link");
+        assert_eq!(first_of(&[&first, &second]), Ok(first));
+    }
+
+    #[test]
+    fn without_a_file_every_place_and_the_remedy_are_named() {
+        let fault = first_of(&[Path::new("/no/lb.toml"), Path::new("/nor/lb.toml")]);
+        assert_eq!(
+            fault.expect_err("nothing is there").to_string(),
+            "no configuration: looked for $ISOBAR_CONFIG (not set), /no/lb.toml, /nor/lb.toml; \
+             write one, name one with -c FILE, or try `isobar demo`, which needs none"
+        );
+    }
+
+    #[test]
+    fn what_the_command_line_names_is_taken_as_it_is() {
+        assert_eq!(
+            find(Some(Path::new("/no/file"))),
+            Ok(PathBuf::from("/no/file"))
+        );
+    }
+}

@@ -28,6 +28,7 @@ mod reference;
 mod references;
 mod render;
 mod repair;
+mod scalar;
 mod schema;
 mod source;
 mod suggest;

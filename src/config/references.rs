@@ -13,12 +13,14 @@ use crate::net::Address;
 /// Throws every such fault at the sink.
 pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
     defaults_have_no_backends(file, sink);
+    let pools: HashSet<&str> = file.pools.iter().map(|pool| pool.name).collect();
+    let exists = |name: &str| pools.contains(name);
     for listener in &file.listeners {
         is_bound(listener, sink);
-        pool_exists(file, &listener.scope, "pool", sink);
+        leads_to_a_pool(file, &listener.scope, "pool", &exists, sink);
     }
     for pool in &file.pools {
-        pool_exists(file, &pool.scope, "fallback", sink);
+        leads_to_a_pool(file, &pool.scope, "fallback", &exists, sink);
         backends_have_names_of_their_own(pool, sink);
     }
     no_fallback_cycle(file, sink);
@@ -46,19 +48,30 @@ fn is_bound(listener: &Named<'_>, sink: &mut Sink<'_>) {
     }
 }
 
-fn pool_exists(file: &File<'_>, scope: &Scope<'_>, key: &str, sink: &mut Sink<'_>) {
+fn leads_to_a_pool(
+    file: &File<'_>,
+    scope: &Scope<'_>,
+    key: &str,
+    exists: &dyn Fn(&str) -> bool,
+    sink: &mut Sink<'_>,
+) {
     let (Some(name), Some(at)) = (build::reference(scope, key), scope.written(key)) else {
         return;
     };
-    let known = || file.pools.iter().map(|pool| pool.name);
-    // A header that does not parse may well be the one that is looked for.
-    let unreadable = sink
-        .broken_lines()
-        .any(|line| line.starts_with('[') && line.contains(&*name));
-    if !unreadable && !known().any(|pool| *pool == *name) {
-        let hint = did_you_mean(&name, known(), '`');
-        sink.fault(at.span.clone(), format!("there is no pool `{name}`{hint}"));
+    // A header that does not parse, or says `pools`, may well be the one that is looked for.
+    let unreadable = |line: &str| line.starts_with('[') && line.contains(&*name);
+    let misspelt = file
+        .root
+        .own("pool")
+        .is_some_and(|at| matches!(at.value, Value::Faulty));
+    if exists(&name) || misspelt || sink.broken_lines().any(unreadable) {
+        return;
     }
+    let hint = match sink.is_full() {
+        true => String::new(),
+        false => did_you_mean(&name, file.pools.iter().map(|pool| pool.name), '`'),
+    };
+    sink.fault(at.span.clone(), format!("there is no pool `{name}`{hint}"));
 }
 
 fn backends_have_names_of_their_own(pool: &Named<'_>, sink: &mut Sink<'_>) {

@@ -6,17 +6,15 @@
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::{DeInteger, DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
-use super::env;
 use super::faults::Sink;
-use super::keys::{Key, Kind, Read, Table, Zero};
+use super::keys::{Key, Kind, Table};
 use super::source::Source;
-use super::suggest;
 use super::tables::ROOT;
 use super::texts::{NAME_RULE, NOT_YET, is_name};
-use super::units::{self, format_duration};
 use super::value::{At, Section, Value};
+use super::{env, scalar, suggest};
 
 /// Reads the whole tree of a file.
 pub(super) fn read(
@@ -61,7 +59,10 @@ impl Reader<'_, '_> {
         let mut section = Section::default();
         for (name, value) in items {
             let Some(key) = table.key(name.get_ref()) else {
-                self.unknown(table, name.get_ref(), name.span(), value);
+                if let Some(meant) = self.unknown(table, name, value) {
+                    let entry = section.values.entry(meant);
+                    entry.or_insert_with(|| faulty(name.span()));
+                }
                 continue;
             };
             let mut read = match key.kind {
@@ -76,15 +77,27 @@ impl Reader<'_, '_> {
         section
     }
 
-    fn unknown(&mut self, table: &Table, name: &str, span: Range<usize>, value: &Tree<'_>) {
+    /// Reports a key that the table does not know, and gives back the one that was meant.
+    fn unknown(
+        &mut self,
+        table: &'static Table,
+        name: &Spanned<DeString<'_>>,
+        value: &Tree<'_>,
+    ) -> Option<&'static str> {
         if self.sink.is_full() {
-            return self.sink.fault(span, "unknown key");
+            self.sink.fault(name.span(), "unknown key");
+            return None;
         }
-        let mut message = suggest::unknown_key(table, &self.header.join("."), name);
-        if let ([kind, first], DeValue::Table(_)) = (&*self.header, value.get_ref()) {
+        let (span, name) = (name.span(), name.get_ref());
+        let meant = suggest::meant_key(table, name);
+        let mut message = suggest::unknown_key(&self.header.join("."), name, meant);
+        let has_header =
+            value.get_ref().is_table() && self.sink.written(&value.span()).starts_with('[');
+        if let ([kind, first], None, true) = (&*self.header, meant, has_header) {
             message += &format!("; a name with a dot is quoted: [{kind}.\"{first}.{name}\"]");
         }
         self.sink.fault(span, message);
+        meant
     }
 
     /// Reads the table or value `name` of the one that is being read.
@@ -104,210 +117,107 @@ impl Reader<'_, '_> {
     /// The value of a key; a fault is reported and leaves [`Value::Faulty`].
     fn value(&mut self, key: &Key, tree: &Tree<'_>) -> At<Value> {
         match (&key.kind, tree.get_ref()) {
-            (Kind::OneOrMore { read, .. }, DeValue::String(_)) => {
-                let item = self.text(key, tree, *read);
-                let (span, replaced) = (item.span.clone(), item.replaced);
-                let value = Value::List(vec![item]);
-                At {
-                    value,
-                    span,
-                    replaced,
-                }
+            (Kind::Text { .. } | Kind::Duration { .. } | Kind::Word { .. }, DeValue::String(_)) => {
+                self.text(key, tree)
             }
-            (Kind::OneOrMore { read, .. }, DeValue::Array(items)) => {
-                if items.is_empty() {
-                    self.fault(tree, format!("`{}` must name at least one", key.name));
-                }
-                self.list(tree, |reader, item| reader.text(key, item, *read))
+            (Kind::OneOrMore { .. }, DeValue::String(_)) => {
+                let item = self.text(key, tree);
+                At::new(tree.span(), Value::List(vec![item]))
             }
-            (Kind::Many { read, .. }, DeValue::Array(_)) => {
-                self.list(tree, |reader, item| reader.text(key, item, *read))
+            (Kind::OneOrMore { .. } | Kind::Many { .. }, DeValue::Array(items)) => {
+                self.texts(key, tree, items)
             }
-            (Kind::Entries(table), DeValue::Array(_)) => {
-                self.list(tree, |reader, item| reader.entry(key, table, item))
-            }
-            (Kind::Text { read, .. }, DeValue::String(_)) => self.text(key, tree, *read),
-            (Kind::Duration { .. } | Kind::Word { .. }, DeValue::String(_)) => {
-                self.text_of_kind(key, tree)
+            (Kind::Entries(table), DeValue::Array(items)) => {
+                let items = items.iter().map(|item| self.entry(key, table, item));
+                At::new(tree.span(), Value::List(items.collect()))
             }
             (Kind::Table(table), DeValue::Table(items)) => {
                 let section = self.section(table, items);
-                at(tree, Value::Section(section))
+                At::new(tree.span(), Value::Section(section))
             }
             (Kind::Named(table), DeValue::Table(items)) => self.named(table, tree, items),
-            _ => self.plain(key, tree),
+            _ => match scalar::plain(&key.kind, tree.get_ref()) {
+                Some(value) => At::new(tree.span(), value),
+                None => self.fault(tree, scalar::wrong_type(key, tree.get_ref())),
+            },
         }
     }
 
-    /// Numbers and flags, and what has the wrong type.
-    fn plain(&mut self, key: &Key, tree: &Tree<'_>) -> At<Value> {
-        let value = match (&key.kind, tree.get_ref()) {
-            (Kind::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
-            (Kind::Count { min, max }, DeValue::Integer(number)) => integer(number)
-                .and_then(|number| u64::try_from(number).ok())
-                .filter(|number| (min..=max).contains(&number))
-                .map(Value::Count),
-            (Kind::Share, DeValue::Float(number)) => share(number.as_str()),
-            (Kind::Share, DeValue::Integer(number)) => share(number.as_str()),
-            _ => None,
-        };
-        match value {
-            Some(value) => at(tree, value),
-            None => {
-                let message = format!(
-                    "`{}` must be {}, not {}",
-                    key.name,
-                    key.kind.expected(),
-                    found(&key.kind, tree)
-                );
-                self.fault(tree, message)
-            }
+    fn texts(&mut self, key: &Key, tree: &Tree<'_>, items: &[Tree<'_>]) -> At<Value> {
+        if items.is_empty() && matches!(key.kind, Kind::OneOrMore { .. }) {
+            return self.fault(tree, format!("`{}` must name at least one", key.name));
         }
-    }
-
-    fn list(
-        &mut self,
-        tree: &Tree<'_>,
-        mut item: impl FnMut(&mut Self, &Tree<'_>) -> At<Value>,
-    ) -> At<Value> {
-        let items = tree
-            .get_ref()
-            .as_array()
-            .into_iter()
-            .flat_map(|items| items.iter());
-        let items = items.map(|tree| item(self, tree)).collect();
-        at(tree, Value::List(items))
+        let items = items.iter().map(|item| self.text(key, item));
+        At::new(tree.span(), Value::List(items.collect()))
     }
 
     /// An item of `backends`: a table, or a string for its first key.
     fn entry(&mut self, key: &Key, table: &'static Table, tree: &Tree<'_>) -> At<Value> {
-        if let DeValue::Table(items) = tree.get_ref() {
-            let section = self.section(table, items);
-            return at(tree, Value::Section(section));
-        }
-        if !tree.get_ref().is_str() {
-            let found = found(&key.kind, tree);
-            return self.fault(
-                tree,
-                format!("`{}` takes addresses and tables, not {found}", key.name),
-            );
-        }
-        let (first, Kind::Text { read, .. }) = (&table.keys[0], &table.keys[0].kind) else {
-            unreachable!("an entry's first key is a text");
+        let section = match tree.get_ref() {
+            DeValue::Table(items) => self.section(table, items),
+            _ => {
+                let text = self.text(key, tree);
+                if matches!(text.value, Value::Faulty) {
+                    return text;
+                }
+                let mut section = Section::default();
+                section.values.insert(table.keys[0].name, text);
+                section
+            }
         };
-        let text = self.text(key, tree, *read);
-        if matches!(text.value, Value::Faulty) {
-            return text;
-        }
-        let mut section = Section::default();
-        section.values.insert(first.name, text);
-        at(tree, Value::Section(section))
+        At::new(tree.span(), Value::Section(section))
     }
 
     /// Tables by name, in the order of the file.
     fn named(&mut self, table: &'static Table, tree: &Tree<'_>, items: &DeTable<'_>) -> At<Value> {
-        let kind = Kind::Table(table);
-        let mut list = Vec::new();
-        for (name, value) in items {
-            let item = match value.get_ref() {
-                DeValue::Table(items) => {
-                    let mut section = self.within(name.get_ref(), |r| r.section(table, items));
-                    section.name = name.get_ref().clone().into_owned();
-                    self.check_name(&section.name, name.span());
-                    Value::Section(section)
-                }
-                _ => {
-                    let found = found(&kind, value);
-                    let message = format!(
-                        "`{}` must be {}, not {found}",
-                        name.get_ref(),
-                        kind.expected()
-                    );
-                    self.fault(value, message).value
-                }
-            };
-            let (value, span) = (item, name.span());
-            list.push(At {
-                value,
-                span,
-                replaced: false,
-            });
-        }
+        let items = items
+            .iter()
+            .map(|(name, value)| self.one_named(table, name, value));
+        let mut items: Vec<_> = items.collect();
         // The tree may hold tables in the order in which their sub-tables were met.
-        list.sort_by_key(|item| item.span.start);
-        at(tree, Value::List(list))
+        items.sort_by_key(|item| item.span.start);
+        At::new(tree.span(), Value::List(items))
     }
 
-    fn check_name(&mut self, name: &str, span: Range<usize>) {
-        if !is_name(name) {
-            self.sink
-                .fault(span, format!("{} is no name: {NAME_RULE}", excerpt(name)));
-        }
-    }
-
-    /// A string that `read` makes a value of, after replacement from the environment.
-    fn text(&mut self, key: &Key, tree: &Tree<'_>, read: Read) -> At<Value> {
-        self.string(key, tree, read)
-    }
-
-    fn text_of_kind(&mut self, key: &Key, tree: &Tree<'_>) -> At<Value> {
-        match &key.kind {
-            Kind::Duration { zero, min, max } => self.string(key, tree, |text| {
-                let duration = units::duration(text)?;
-                let off = duration.is_zero() && *zero == Zero::Off;
-                if off || (*min..=*max).contains(&duration) {
-                    return Ok(Value::Duration(duration));
-                }
-                Err(match duration.is_zero() {
-                    true => "0s makes no sense here".to_owned(),
-                    false => format!(
-                        "from {} to {}",
-                        format_duration(*min),
-                        format_duration(*max)
-                    ),
-                })
-            }),
-            Kind::Word { words, later } => self.string(key, tree, |text| {
-                if later.contains(&text) {
-                    return Err(format!("this is {NOT_YET}"));
-                }
-                let words = words();
-                if words.contains(&text) {
-                    return Ok(Value::Text(text.to_owned()));
-                }
-                let hint = suggest::did_you_mean(text, words, '"');
-                Err(format!("expected {}{hint}", key.kind.expected()))
-            }),
-            _ => unreachable!("only durations and words are texts of their kind"),
-        }
-    }
-
-    fn string(
+    fn one_named(
         &mut self,
-        key: &Key,
+        table: &'static Table,
+        name: &Spanned<DeString<'_>>,
         tree: &Tree<'_>,
-        read: impl FnOnce(&str) -> Result<Value, String>,
     ) -> At<Value> {
-        let Some(written) = tree.get_ref().as_str() else {
-            let message = format!("`{}` takes strings, not {}", key.name, type_of(tree));
+        let (span, name) = (name.span(), name.get_ref());
+        let DeValue::Table(items) = tree.get_ref() else {
+            let message = scalar::not_a_table(table, name, tree.get_ref());
             return self.fault(tree, message);
+        };
+        if !is_name(name) {
+            let message = format!("{} is no name: {NAME_RULE}", scalar::excerpt(name));
+            self.sink.fault(span.clone(), message);
+        }
+        let mut section = self.within(name, |reader| reader.section(table, items));
+        section.name = name.clone().into_owned();
+        At::new(span, Value::Section(section))
+    }
+
+    /// A string as the kind of its key reads it, after replacement from the environment.
+    fn text(&mut self, key: &Key, tree: &Tree<'_>) -> At<Value> {
+        let DeValue::String(written) = tree.get_ref() else {
+            return self.fault(tree, scalar::wrong_item(key, tree.get_ref()));
         };
         let text = match env::replace(written, self.env) {
             Ok(text) => text,
             Err(faults) => return self.env_faults(tree, faults),
         };
-        match read(&text.text) {
+        match scalar::string(&key.kind, &text.text) {
             Ok(value) => At {
                 replaced: text.replaced,
-                ..at(tree, value)
+                ..At::new(tree.span(), value)
             },
-            // As written: what the environment holds may be a secret.
-            Err(why) if SECRET.contains(&key.name) => {
-                self.fault(tree, format!("`{}`: {why}", key.name))
-            }
+            Err(why) if key.is_secret() => self.fault(tree, format!("`{}`: {why}", key.name)),
             Err(why) => {
-                let message = format!("`{}` cannot be {}: {why}", key.name, excerpt(written));
-                self.fault(tree, message)
+                // As written: what the environment holds may be a secret.
+                let written = scalar::excerpt(written);
+                self.fault(tree, format!("`{}` cannot be {written}: {why}", key.name))
             }
         }
     }
@@ -333,86 +243,6 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Keys whose value is not repeated in a message.
-const SECRET: [&str; 2] = ["token", "send"];
-
-fn at(tree: &Tree<'_>, value: Value) -> At<Value> {
-    At {
-        value,
-        span: tree.span(),
-        replaced: false,
-    }
-}
-
 fn faulty(span: Range<usize>) -> At<Value> {
-    At {
-        value: Value::Faulty,
-        span,
-        replaced: false,
-    }
-}
-
-fn integer(number: &DeInteger<'_>) -> Option<i128> {
-    i128::from_str_radix(number.as_str(), number.radix()).ok()
-}
-
-fn share(number: &str) -> Option<Value> {
-    let share: f64 = number.parse().ok()?;
-    (0.0..=1.0).contains(&share).then_some(Value::Share(share))
-}
-
-/// What stands there instead, to be read behind "not", with what to write if that is clear.
-fn found(kind: &Kind, tree: &Tree<'_>) -> String {
-    let found = match tree.get_ref() {
-        DeValue::Integer(number) => format!("{number}"),
-        DeValue::Float(number) => format!("{number}"),
-        DeValue::Boolean(flag) => format!("{flag}"),
-        DeValue::String(text) => excerpt(text),
-        DeValue::Datetime(_) => "a date".to_owned(),
-        DeValue::Array(_) => "a list".to_owned(),
-        DeValue::Table(_) => "a table".to_owned(),
-    };
-    found + &instead(kind, tree).map_or(String::new(), |text| format!(", did you mean {text}?"))
-}
-
-fn instead(kind: &Kind, tree: &Tree<'_>) -> Option<String> {
-    match (kind, tree.get_ref()) {
-        (Kind::Duration { .. }, DeValue::Integer(number)) => Some(format!("\"{number}s\"")),
-        (Kind::Text { .. }, DeValue::Integer(number)) => Some(format!("\"{number}\"")),
-        (Kind::Flag, DeValue::String(text)) => {
-            matches!(&**text, "true" | "false").then(|| text.clone().into_owned())
-        }
-        (Kind::Count { .. }, DeValue::String(text)) => {
-            text.parse::<u32>().ok().map(|number| number.to_string())
-        }
-        (Kind::Entries(_) | Kind::Many { .. }, DeValue::String(text)) => {
-            Some(format!("[{}]", excerpt(text)))
-        }
-        (Kind::Table(table), DeValue::Array(items))
-            if items.iter().any(|i| i.get_ref().is_table()) =>
-        {
-            Some(format!("[{}] for [[{}]]", table.header, table.header))
-        }
-        _ => None,
-    }
-}
-
-fn type_of(tree: &Tree<'_>) -> &'static str {
-    match tree.get_ref() {
-        DeValue::Table(_) => "a table",
-        DeValue::Array(_) => "a list",
-        DeValue::Boolean(_) => "a flag",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Integer(_) | DeValue::Float(_) => "a number",
-        DeValue::String(_) => "a string",
-    }
-}
-
-/// A string of the file in quotes, cut where it is long.
-fn excerpt(text: &str) -> String {
-    const SHOWN: usize = 60;
-    match text.char_indices().nth(SHOWN) {
-        Some((cut, _)) => format!("{:?}…", &text[..cut]),
-        None => format!("{text:?}"),
-    }
+    At::new(span, Value::Faulty)
 }

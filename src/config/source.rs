@@ -72,7 +72,7 @@ impl<'a> Source<'a> {
         let start = self.starts[line];
         let end = self.starts.get(line + 1).map(|next| next - 1);
         let text = &self.text[start..end.unwrap_or(self.text.len())];
-        start..start + text.trim_end_matches('\r').len()
+        start..start + text.strip_suffix('\r').unwrap_or(text).len()
     }
 
     /// The next character boundary at or before `offset`, in the text.
@@ -115,26 +115,21 @@ pub(super) struct Excerpt {
 
 impl Excerpt {
     fn new(before: &str, marked: &str, after: &str) -> Self {
-        let skipped = before.chars().count().saturating_sub(EXCERPT_MARGIN);
-        let ellipsis = if skipped > 0 { "…" } else { "" };
-        let before = || before.chars().skip(skipped).map(printable);
-        let tail: String = after.chars().take(EXCERPT_MARGIN).map(printable).collect();
-        let cut = if tail.chars().count() < after.chars().count() {
-            "…"
-        } else {
-            ""
+        let (left, before) = match before.char_indices().rev().nth(EXCERPT_MARGIN) {
+            Some((cut, skipped)) => ("…", &before[cut + skipped.len_utf8()..]),
+            None => ("", before),
         };
-        let middle: String = marked.chars().map(printable).collect();
-        let indent: String = before()
-            .map(|c| if c == '\t' { '\t' } else { ' ' })
-            .collect();
-        let carets = "^".repeat(marked.chars().count().max(1));
+        let (after, right) = match after.char_indices().nth(EXCERPT_MARGIN) {
+            Some((cut, _)) => (&after[..cut], "…"),
+            None => (after, ""),
+        };
+        let text = format!("{left}{before}{marked}{after}{right}");
+        let blank = |c: char| if c == '\t' { '\t' } else { ' ' };
+        let indent = left.chars().chain(before.chars()).map(blank);
+        let carets = std::iter::repeat_n('^', marked.chars().count().max(1));
         Self {
-            text: format!(
-                "{ellipsis}{}{middle}{tail}{cut}",
-                before().collect::<String>()
-            ),
-            marker: format!("{}{indent}{carets}", " ".repeat(ellipsis.chars().count())),
+            text: text.chars().map(printable).collect(),
+            marker: indent.chain(carets).collect(),
         }
     }
 

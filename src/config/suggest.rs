@@ -14,7 +14,7 @@ pub(super) fn nearest<'a>(
 ) -> Option<&'a str> {
     let written = plain(written);
     let allowed = |name: &str| (1 + name.len() / 4).min(name.len().saturating_sub(1));
-    let candidates = known.into_iter().filter_map(|name| {
+    let candidates = known.into_iter().take(MAX_CANDIDATES).filter_map(|name| {
         let close = name.len().abs_diff(written.len()) <= allowed(name);
         let distance = close.then(|| strsim::osa_distance(&written, &plain(name)))?;
         (distance <= allowed(name)).then_some((distance, name))
@@ -23,6 +23,9 @@ pub(super) fn nearest<'a>(
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
+
+/// Names that are compared: a fault in a file of a hundred thousand pools costs no second.
+const MAX_CANDIDATES: usize = 1000;
 
 /// `, did you mean …?` with the nearest known name, or nothing.
 pub(super) fn did_you_mean<'a>(
@@ -40,8 +43,9 @@ fn plain(name: &str) -> String {
     name.to_ascii_lowercase().replace('-', "_")
 }
 
-/// What to say of a key that its table does not know; `header` is the table's in the file.
-pub(super) fn unknown_key(table: &Table, header: &str, name: &str) -> String {
+/// What to say of a key that its table does not know; `header` is the table's in the file,
+/// `meant` what [`meant_key`] makes of the key.
+pub(super) fn unknown_key(header: &str, name: &str, meant: Option<&str>) -> String {
     let place = match header {
         "" => "at the top level".to_owned(),
         _ => format!("in [{header}]"),
@@ -49,28 +53,36 @@ pub(super) fn unknown_key(table: &Table, header: &str, name: &str) -> String {
     if let Some(reason) = out_of_scope(name) {
         return format!("`{name}` {place}: {reason}");
     }
-    let hint = match nearest(name, table.keys.iter().map(|key| key.name)) {
-        Some(near) => format!(", did you mean `{near}`?"),
-        None => other_words(table, name).unwrap_or_default(),
+    let hint = match meant {
+        Some(key) => format!(", did you mean `{key}`?"),
+        None => elsewhere(name).unwrap_or_default(),
     };
     format!("unknown key `{name}` {place}{hint}")
 }
 
-/// Words of other proxies, and keys that stand in another table.
-fn other_words(table: &Table, name: &str) -> Option<String> {
-    let wanted = plain(name);
-    let alias = ALIASES
-        .iter()
-        .find(|(other, ours)| *other == wanted && table.key(ours).is_some());
-    if let Some((_, ours)) = alias {
-        return Some(format!(", did you mean `{ours}`?"));
+/// The key of a table that was probably meant: one that is written nearly so, or what other
+/// proxies call so.
+pub(super) fn meant_key(table: &'static Table, name: &str) -> Option<&'static str> {
+    if out_of_scope(name).is_some() {
+        return None;
     }
-    let here = |other: &&&Table| {
-        let key = other.key(&wanted);
+    let wanted = plain(name);
+    let alias = || {
+        let known = |(other, ours): &&(&str, &str)| *other == wanted && table.key(ours).is_some();
+        ALIASES.iter().find(known).map(|(_, ours)| *ours)
+    };
+    nearest(name, table.keys.iter().map(|key| key.name)).or_else(alias)
+}
+
+/// The table in which there is such a key.
+fn elsewhere(name: &str) -> Option<String> {
+    let wanted = plain(name);
+    let has_it = |table: &&&Table| {
+        let key = table.key(&wanted);
         key.is_some_and(|key| !matches!(key.kind, Kind::Later))
     };
     let tables = all_tables();
-    let other = tables.iter().find(here)?;
+    let other = tables.iter().find(has_it)?;
     Some(format!(", `{wanted}` belongs in [{}]", other.header))
 }
 
@@ -183,8 +195,8 @@ mod tests {
     use super::super::tables::{LISTENER, POOL, ROOT, RUNTIME};
     use super::*;
 
-    fn unknown_key(table: &Table, name: &str) -> String {
-        super::unknown_key(table, "t", name)
+    fn unknown_key(table: &'static Table, name: &str) -> String {
+        super::unknown_key("t", name, meant_key(table, name))
     }
 
     #[test]

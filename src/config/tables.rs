@@ -482,34 +482,3 @@ pub(super) fn all_tables() -> [&'static Table; 11] {
         &HOLD,
     ]
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::schema::default_of;
-    use super::super::value::Value;
-    use super::*;
-
-    #[test]
-    fn every_default_is_a_value_that_its_key_takes() {
-        for table in all_tables() {
-            for key in table.keys.iter().filter(|key| !key.default.is_empty()) {
-                let faulty = matches!(default_of(key), Value::Faulty);
-                assert!(!faulty, "{}.{}", table.header, key.name);
-            }
-        }
-    }
-
-    #[test]
-    fn a_key_stands_once_in_its_table_and_says_what_it_does() {
-        for table in all_tables() {
-            for (index, key) in table.keys.iter().enumerate() {
-                let again = table.keys[..index]
-                    .iter()
-                    .any(|other| other.name == key.name);
-                assert!(!again, "{}.{} stands twice", table.header, key.name);
-                let silent = key.doc.is_empty() && !matches!(key.kind, Kind::Later);
-                assert!(!silent, "{}.{} is not documented", table.header, key.name);
-            }
-        }
-    }
-}

@@ -19,6 +19,16 @@ pub(super) struct At<T> {
     pub(super) replaced: bool,
 }
 
+impl<T> At<T> {
+    pub(super) fn new(span: Range<usize>, value: T) -> Self {
+        Self {
+            value,
+            span,
+            replaced: false,
+        }
+    }
+}
+
 /// A value that its key takes.
 #[derive(Clone, Debug)]
 pub(super) enum Value {

@@ -1,84 +1,6 @@
-//! The whole way from a text to a configuration or its faults.
-
-use std::time::Duration;
+//! Each fault, said once, at its place.
 
 use super::*;
-
-fn env(name: &str) -> Option<String> {
-    match name {
-        "HOST" => Some("10.0.0.1".to_owned()),
-        "TOKEN" => Some("s3cret".to_owned()),
-        "SLOW" => Some("soon".to_owned()),
-        _ => None,
-    }
-}
-
-fn read(text: &str) -> Result<Loaded, Faults> {
-    parse(text, "f", &env)
-}
-
-fn accept(text: &str) -> Loaded {
-    read(text).unwrap_or_else(|faults| panic!("{text}\n{faults}"))
-}
-
-fn line(problem: &Problem) -> String {
-    format!("{}:{}: {}", problem.line, problem.column, problem.message)
-}
-
-fn faults(text: &str) -> Vec<String> {
-    let faults = read(text).expect_err(text);
-    faults.problems.iter().map(line).collect()
-}
-
-fn warnings(text: &str) -> Vec<String> {
-    accept(text).warnings.iter().map(line).collect()
-}
-
-/// A listener and a pool around the lines under test.
-fn with_pool(lines: &str) -> String {
-    format!(
-        "[listener.l]\nbind = \"127.0.0.1:1\"\npool = \"p\"\n[pool.p]\nbackends = [\"10.0.0.1:1\"]\n{lines}"
-    )
-}
-
-fn with_listener(lines: &str) -> String {
-    format!("[pool.p]\nbackends = [\"10.0.0.1:1\"]\n[listener.l]\npool = \"p\"\n{lines}")
-}
-
-#[test]
-fn the_five_line_case_gets_every_default() {
-    let loaded = accept(
-        "[listener.postgres]\nbind = \"0.0.0.0:5432\"\npool = \"postgres\"\n\n\
-         [pool.postgres]\nbalance = \"least-connections\"\n\
-         backends = [\"10.0.0.11:5432\", \"10.0.0.12:5432\"]\n",
-    );
-    assert_eq!(loaded.warnings, []);
-    let config = loaded.config;
-    assert_eq!(config.runtime.drain_timeout, Duration::from_secs(25));
-    assert_eq!(
-        config.admin.bind,
-        Some("127.0.0.1:9900".parse().expect("an address"))
-    );
-    assert_eq!(
-        (config.log.level, config.log.access_sample),
-        (Level::Info, 1.0)
-    );
-    assert_eq!(
-        (config.listeners[0].backlog, config.listeners[0].unix_mode),
-        (4096, 0o666)
-    );
-    let pool = config.pool("postgres").expect("the pool");
-    assert_eq!(pool.balance, Balance::LeastConnections);
-    assert_eq!(&*pool.backends[1].name, "10.0.0.12:5432");
-    assert_eq!((pool.backends[0].weight, pool.connect_attempts), (1, 3));
-    assert_eq!(pool.idle_timeout, Duration::from_secs(3600));
-    assert_eq!(pool.health.kind, HealthKind::Tcp);
-    assert_eq!(pool.health.fast_interval, Duration::from_millis(250));
-    assert_eq!(
-        (pool.hold.max, pool.hold.timeout),
-        (1024, Duration::from_secs(10))
-    );
-}
 
 #[test]
 fn each_fault_is_told_at_its_place() {
@@ -105,7 +27,7 @@ fn each_fault_is_told_at_its_place() {
         ),
         (
             "keepalive = \"500ms\"",
-            "6:13: `keepalive` cannot be \"500ms\": from 1s to 9h6m7s",
+            "6:13: `keepalive` cannot be \"500ms\": it must be from 1s to 9h6m7s",
         ),
         (
             "connect_attempts = 0",
@@ -260,7 +182,7 @@ fn each_fault_of_a_listener_is_told_at_its_place() {
         ),
         (
             "bind = [\"127.0.0.1:1\", 2]",
-            "5:24: `bind` takes strings, not a number",
+            "5:24: `bind` takes strings, not 2",
         ),
         (
             "bind = \"localhost:80\"",
@@ -373,9 +295,43 @@ fn all_faults_of_a_file_are_reported_in_one_go_in_its_order() {
             "10:8: 127.0.0.1:80 cannot be bound: listener `web` has 0.0.0.0:80 already, in line 5",
             "14:11: text is written in quotes: \"frist\"",
             "15:12: this is never closed: `]` is missing",
+            "15:28: pool `web` has a backend named `10.0.0.1:80` already, in line 15",
             "16:16: `idle_timeout` cannot be \"5min\": the unit is written `m`, did you mean \"5m\"?",
             "17:7: `web` is here twice: [pool.web] begins in line 13 already",
             "18:9: `relay` cannot be \"warp\": expected one of \"auto\", \"copy\" or \"splice\"",
+        ]
+    );
+}
+
+#[test]
+fn a_misspelt_key_is_one_fault_and_not_missing_as_well() {
+    let text = "[listener.l]\nbnid = \"127.0.0.1:1\"\npool = \"p\"\n\
+                [pools.p]\nbackend = [{ adress = \"x\" }]\n";
+    assert_eq!(
+        faults(text),
+        [
+            "2:1: unknown key `bnid` in [listener.l], did you mean `bind`?",
+            "4:2: unknown key `pools` at the top level, did you mean `pool`?",
+        ]
+    );
+    let text = with_pool("fallback = \"q\"\n[pool.q]\nbackend = [\"10.0.0.1:1\"]\n");
+    let problems = read(&text).expect_err("a fault");
+    assert_eq!(
+        problems.problems.len() + problems.warnings.len(),
+        1,
+        "{problems}"
+    );
+}
+
+#[test]
+fn a_value_that_does_not_parse_hides_no_other_fault_of_its_line() {
+    let text = with_pool("health = { kind = \"https\", interval = 2s, pth = \"/\" }");
+    assert_eq!(
+        faults(&text),
+        [
+            "6:19: `kind` cannot be \"https\": expected one of \"tcp\", \"tls\", \"http\", \"exchange\" or \"none\", did you mean \"http\"?",
+            "6:39: text is written in quotes: \"2s\"",
+            "6:43: unknown key `pth` in [pool.p.health], did you mean `path`?",
         ]
     );
 }
@@ -404,168 +360,6 @@ fn a_fallback_cycle_is_one_fault_at_its_first_pool() {
 }
 
 #[test]
-fn a_pools_own_key_wins_over_the_defaults_key_by_key() {
-    let text = "[pool.own]\nidle_timeout = \"0s\"\nhealth.rise = 7\nhold.max = 0\n[pool.heir]\n\
-                [defaults.pool]\nidle_timeout = \"9s\"\nhalf_close_timeout = \"8s\"\n\
-                [defaults.pool.health]\nrise = 4\nfall = 5\n";
-    let config = accept(text).config;
-    let (own, heir) = (&config.pools[0], &config.pools[1]);
-    assert_eq!((&*own.name, &*heir.name), ("own", "heir"));
-    assert_eq!(
-        (own.idle_timeout, heir.idle_timeout),
-        (Duration::ZERO, Duration::from_secs(9))
-    );
-    assert_eq!(own.half_close_timeout, Duration::from_secs(8));
-    assert_eq!((own.health.rise.get(), own.health.fall.get()), (7, 5));
-    assert_eq!((heir.health.rise.get(), heir.health.fall.get()), (4, 5));
-    assert_eq!((own.hold.max, heir.hold.max), (0, 1024));
-}
-
-#[test]
-fn tables_may_come_in_any_order_and_keep_that_of_their_names() {
-    let text = "[pool.b.health]\nrise = 5\n[defaults.pool]\nrelay = \"copy\"\n[pool.a]\n[pool.b]\n";
-    let config = accept(text).config;
-    let names: Vec<_> = config.pools.iter().map(|pool| &*pool.name).collect();
-    assert_eq!(names, ["a", "b"]);
-    assert_eq!(config.pools[1].health.rise.get(), 5);
-    assert!(
-        config
-            .pools
-            .iter()
-            .all(|pool| pool.relay == RelayEngine::Copy)
-    );
-}
-
-#[test]
-fn what_has_no_effect_is_a_warning_at_its_place() {
-    for (lines, expected) in [
-        (
-            "hash.key = \"client-ip\"",
-            "6:12: `key` has no effect without balance = \"consistent-hash\"",
-        ),
-        (
-            "latency.decay = \"1s\"",
-            "6:17: `decay` has no effect without balance = \"least-latency\"",
-        ),
-        (
-            "hold = { max = 0, timeout = \"1s\" }",
-            "6:29: `timeout` has no effect with max = 0",
-        ),
-        (
-            "health.path = \"/up\"",
-            "6:15: `path` has no effect with kind = \"tcp\"",
-        ),
-        (
-            "health = { kind = \"http\", expect = \"x\" }",
-            "6:36: `expect` has no effect with kind = \"http\"",
-        ),
-        (
-            "health = { kind = \"none\", rise = 3 }",
-            "6:34: `rise` has no effect with kind = \"none\"",
-        ),
-        (
-            "health.tls = true",
-            "6:14: `tls` has no effect with kind = \"tcp\"",
-        ),
-        (
-            "health.ca = \"/ca.pem\"",
-            "6:13: `ca` has no effect on a check without TLS",
-        ),
-        (
-            "health.timeout = \"3s\"",
-            "6:18: `timeout` is above `interval`: a check may last longer than the time between two",
-        ),
-        (
-            "health.interval = \"500ms\"",
-            "6:19: `timeout` is above `interval`: a check may last longer than the time between two",
-        ),
-        (
-            "health.fast_interval = \"3s\"",
-            "6:24: `fast_interval` is above `interval`: it is the slower one",
-        ),
-        (
-            "when_all_down = \"try\"\nhealth.kind = \"none\"",
-            "6:17: `when_all_down` has no effect without checks (health.kind = \"none\")",
-        ),
-        (
-            "[defaults.pool.health]\nhost = \"a\"",
-            "7:8: `host` has no effect with kind = \"tcp\", in any pool",
-        ),
-        (
-            "[pool.q]\nbackends = [\"1.1.1.1:1\"]",
-            "6:7: nothing refers to pool `q`: no listener, no fallback",
-        ),
-        (
-            "fallback = \"q\"\n[pool.q]",
-            "7:7: pool `q` has no backends: its clients are held",
-        ),
-        (
-            "fallback = \"q\"\n[pool.q]\nbackends = []",
-            "8:12: pool `q` has no backends: its clients are held",
-        ),
-        (
-            "fallback = \"q\"\n[pool.q]\nbackends = [{ address = \"1.1.1.1:1\", weight = 0 }]",
-            "8:12: all weights of pool `q` are 0: its clients are held",
-        ),
-        (
-            "fallback = \"q\"\n[pool.q]\nbackends = [\"unix:/b\"]\nhealth.port = 1",
-            "9:15: `port` has no effect on backend `unix:/b`, a Unix socket",
-        ),
-        (
-            "[listener.m]\nbind = \"127.0.0.1:2\"",
-            "6:11: listener `m` has no `pool`: every connection is rejected",
-        ),
-        (
-            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\nunix_mode = \"0600\"",
-            "9:13: `unix_mode` has no effect without a `bind` to the path of a Unix socket",
-        ),
-        (
-            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\nipv6_only = true",
-            "9:13: `ipv6_only` has no effect without a `bind` to an IPv6 address",
-        ),
-        (
-            "[admin]\nbind = \"\"\ntoken = \"t\"",
-            "8:9: this has no effect: the admin endpoint is off",
-        ),
-        (
-            "[admin]\nbind = \"0.0.0.0:9\"",
-            "7:8: this can be reached from other machines: without a `token` it refuses every change, and every read but /metrics, /healthz and /readyz",
-        ),
-        (
-            "[log]\naccess = false\naccess_sample = 0.5",
-            "8:17: `access_sample` has no effect with access = false",
-        ),
-    ] {
-        assert_eq!(warnings(&with_pool(lines)), [expected], "{lines}");
-    }
-}
-
-#[test]
-fn a_default_that_one_pool_uses_is_no_warning() {
-    let text = with_pool(
-        "fallback = \"q\"\n[defaults.pool.health]\npath = \"/up\"\n[pool.q]\n\
-         backends = [\"1.1.1.1:1\"]\nhealth.kind = \"http\"\n",
-    );
-    assert_eq!(warnings(&text), Vec::<String>::new());
-}
-
-#[test]
-fn an_empty_file_is_valid_and_does_nothing() {
-    assert_eq!(
-        warnings(""),
-        ["1:1: there is no [listener.NAME]: no connection can come in"]
-    );
-}
-
-#[test]
-fn a_warning_names_its_kind_behind_its_place() {
-    let loaded = accept(&with_pool("health.path = \"/up\""));
-    let shown = "f:6:15: warning: `path` has no effect with kind = \"tcp\"\n \
-                 6 | health.path = \"/up\"\n   |               ^^^^^";
-    assert_eq!(loaded.warnings[0].to_string(), shown);
-}
-
-#[test]
 fn line_ends_and_marks_of_other_systems_change_no_place() {
     let text = "\u{feff}[runtime]\r\nthreads = \"4\"\r\n";
     assert_eq!(
@@ -586,80 +380,6 @@ fn problems_are_json_for_scripts() {
 }
 
 #[test]
-fn the_environment_fills_in_strings_and_is_never_shown() {
-    let loaded = accept(&with_pool(
-        "fallback = \"q\"\n[pool.q]\nbackends = [\"${HOST}:80\", { name = \"x\", address = \"10.0.0.2:1\" }]\n\
-         health = { kind = \"exchange\", send = \"AUTH me$$\", expect = \"+OK\" }\n\
-         [admin]\ntoken = \"${TOKEN}\"\n",
-    ));
-    assert_eq!(loaded.config.admin.token, "s3cret");
-    assert_eq!(&*loaded.config.pools[1].backends[0].name, "10.0.0.1:80");
-    let shown = loaded.render();
-    for secret in ["s3cret", "10.0.0.1:80", "AUTH"] {
-        assert!(!shown.contains(secret), "{shown}");
-    }
-    for line in [
-        "token = \"…\"",
-        "{ address = \"…\", weight",
-        "send = \"…\"",
-        "expect = \"+OK\"",
-    ] {
-        assert!(shown.contains(line), "{line}: {shown}");
-    }
-    let debug = format!("{:?}", loaded.config);
-    assert!(
-        !debug.contains("s3cret") && !debug.contains("AUTH"),
-        "{debug}"
-    );
-}
-
-#[test]
-fn a_default_from_the_environment_is_hidden_in_each_pool_that_has_it() {
-    let text = with_pool("[defaults.pool.health]\nkind = \"http\"\nhost = \"${HOST}\"\n");
-    let shown = accept(&text).render();
-    assert!(
-        shown.contains("host = \"…\"") && !shown.contains("host = \"10"),
-        "{shown}"
-    );
-}
-
-#[test]
-fn what_is_shown_brings_no_warnings_of_its_own() {
-    let shown = accept(&with_pool("")).render();
-    assert_eq!(warnings(&shown), Vec::<String>::new(), "{shown}");
-}
-
-#[test]
-fn every_key_is_shown_where_it_has_an_effect() {
-    let pool = |kind: &str| format!("balance = \"{kind}\"\n");
-    let text = |balance: &str, kind: &str| {
-        let bind = "[listener.u]\nbind = \"unix:/a\"\npool = \"p\"\n";
-        with_pool(&format!(
-            "{}health = {{ kind = \"{kind}\", tls = true }}\n{bind}",
-            pool(balance)
-        ))
-    };
-    let shown = accept(&text("consistent-hash", "http")).render()
-        + &accept(&text("least-latency", "exchange")).render();
-    for table in tables::all_tables()
-        .iter()
-        .filter(|table| table.header != "defaults")
-    {
-        for key in table.keys {
-            let hidden = matches!(key.kind, keys::Kind::Later | keys::Kind::Table(_));
-            let written = shown.contains(&format!("{} = ", key.name));
-            let name = key.name == "name" || hidden;
-            assert!(
-                written || name,
-                "{} of {} in {shown}",
-                key.name,
-                table.header
-            );
-        }
-    }
-}
-
-#[test]
 fn a_file_that_cannot_be_read_is_one_line_that_names_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let fault = |name: &str| load(&dir.path().join(name)).expect_err(name).to_string();
@@ -671,24 +391,4 @@ fn a_file_that_cannot_be_read_is_one_line_that_names_it() {
         bad.contains("bad:1:6: the file is not UTF-8: byte 0xff\n"),
         "{bad}"
     );
-}
-
-#[test]
-fn the_files_of_this_repository_have_no_fault_and_no_warning() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let examples = std::fs::read_dir(root.join("examples")).expect("the examples");
-    let mut files: Vec<_> = examples
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
-    files.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "toml")
-    });
-    assert!(files.len() >= 4, "{files:?}");
-    files.push(root.join("lb.toml"));
-    for file in files {
-        let loaded = load(&file).unwrap_or_else(|faults| panic!("{faults}"));
-        assert_eq!(loaded.warnings, [], "{}", file.display());
-        assert!(!loaded.config.listeners.is_empty());
-    }
 }
