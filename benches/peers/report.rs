@@ -75,7 +75,7 @@ impl Report {
             better: Better::Lower,
             of,
         };
-        let mut metrics = vec![
+        vec![
             lower(
                 "instructions of the proxy, thousands per unit",
                 kilo_instructions,
@@ -96,9 +96,8 @@ impl Report {
             lower("latency p99.9, microseconds", |figures| {
                 latency(figures, |l| l.p999_us)
             }),
-        ];
-        metrics.push(lower("idle memory, bytes per connection", idle_bytes));
-        metrics
+            lower("idle memory, bytes per connection", idle_bytes),
+        ]
     }
 
     /// One row for each workload that has the figure, one column for each contender.
