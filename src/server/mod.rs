@@ -6,6 +6,7 @@
 
 mod core;
 mod limits;
+mod privileges;
 mod signals;
 mod stop;
 
@@ -29,6 +30,9 @@ use crate::metrics::Process;
 use crate::net::{Address, ListenError};
 use crate::pool::Pool;
 use limits::{Limits, limits};
+
+pub use limits::warnings as limit_warnings;
+pub use privileges::{UserError, drop_to, look_up};
 
 /// How often the windows of percentiles move on.
 const HISTOGRAM_STEP: Duration = Duration::from_secs(10);
@@ -73,7 +77,9 @@ impl Server {
         let config = &loaded.config;
         let cores = core_count(config);
         let limits = limits(config, cores);
-        say_limits(limits);
+        for warning in limit_warnings(config) {
+            tracing::warn!("{warning}");
+        }
         let pools = build_pools(config, cores);
         let checks = build_checks(&pools)?;
         let listeners = bind_listeners(config, &pools, cores)?;
@@ -185,16 +191,6 @@ fn core_count(config: &Config) -> usize {
     match config.runtime.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
-    }
-}
-
-fn say_limits(limits: Limits) {
-    if let Some(wanted) = limits.lowered_from {
-        tracing::warn!(
-            wanted,
-            limit = limits.connections,
-            "runtime.max_connections is lowered to what the open-file limit allows"
-        );
     }
 }
 
