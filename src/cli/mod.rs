@@ -4,12 +4,16 @@
 //! missing or invalid; 3 no balancer answers. Standard output carries what was asked for,
 //! everything else goes to standard error.
 
+mod check;
+mod output;
 mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Loaded};
 
 /// A layer-4 (TCP) load balancer.
 #[derive(Debug, Parser)]
@@ -21,8 +25,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the balancer in the foreground until it is told to stop.
+    /// Run the balancer in the foreground until it is told to stop
     Run(ConfigArgs),
+    /// Validate the configuration, print every problem, start nothing
+    Check(ConfigArgs),
 }
 
 /// Where the configuration is.
@@ -33,21 +39,100 @@ struct ConfigArgs {
     config: Option<PathBuf>,
 }
 
-/// Failed while running.
-const FAILED: u8 = 1;
-/// The command line or the configuration is missing or invalid.
-const INVALID: u8 = 2;
+impl ConfigArgs {
+    /// Finds the file.
+    fn find(&self) -> Result<PathBuf, Failure> {
+        config::find(self.config.as_deref()).map_err(Failure::invalid)
+    }
 
-/// Runs the command line of this process.
-pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match cli.command {
-        Command::Run(args) => run::run(&args),
+    /// Finds and reads the file.
+    fn load(&self) -> Result<(PathBuf, Loaded), Failure> {
+        let path = self.find()?;
+        let loaded = config::load(&path).map_err(Failure::problems)?;
+        Ok((path, loaded))
     }
 }
 
-/// Writes a line for people to standard error; a reader that is gone is no reason to panic.
-fn say(what: &dyn std::fmt::Display) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{what}");
+/// Why a command ends without having done what it was asked for.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// Failed while running.
+    fn failed(why: impl std::fmt::Display) -> Self {
+        Self {
+            code: 1,
+            message: format!("error: {why}"),
+        }
+    }
+
+    /// The command line or the configuration is missing or invalid.
+    fn invalid(why: impl std::fmt::Display) -> Self {
+        Self {
+            code: 2,
+            message: format!("error: {why}"),
+        }
+    }
+
+    /// The same for problems that name their place themselves.
+    fn problems(problems: impl std::fmt::Display) -> Self {
+        Self {
+            code: 2,
+            message: problems.to_string(),
+        }
+    }
+
+    /// No balancer answers.
+    fn unanswered(why: impl std::fmt::Display) -> Self {
+        Self {
+            code: 3,
+            message: format!("error: {why}"),
+        }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::say(&failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_makes_sense_to_its_parser() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_says_what_it_does() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments() {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    arg.get_id()
+                );
+            }
+        }
+    }
 }

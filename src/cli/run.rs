@@ -1,56 +1,50 @@
 //! `isobar run`: the balancer in the foreground.
 
-use std::process::ExitCode;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigArgs, FAILED, INVALID, say};
-use crate::config::{self, Loaded};
+use super::{ConfigArgs, Failure, Outcome, check};
+use crate::config::{Faults, Loaded, Problem};
 use crate::log;
-use crate::server::{Server, StartError};
+use crate::server::{self, Server, StartError, UserError};
 
 /// How long the last lines may take to be written.
 const LAST_LINES: Duration = Duration::from_millis(200);
 
-/// Runs until told to stop.
-pub(super) fn run(args: &ConfigArgs) -> ExitCode {
-    let loaded = match load(args) {
-        Ok(loaded) => loaded,
-        Err(code) => return code,
-    };
-    let log = match log::init(&loaded.config.log) {
-        Ok(log) => log,
-        Err(error) => return fail(&error),
-    };
+/// Runs until told to stop. Nothing is written to standard output.
+pub(super) fn run(args: &ConfigArgs) -> Outcome {
+    let (path, loaded) = args.load()?;
+    // Before the log starts the first thread and opens the first file.
+    server::drop_to(&loaded.config.runtime.user).map_err(|why| cannot_become(&path, &why))?;
+    let problems = check::faults_of_checks(&path, &loaded.config);
+    if !problems.is_empty() {
+        let warnings = loaded.warnings;
+        return Err(Failure::problems(Faults { problems, warnings }));
+    }
+    let log = log::init(&loaded.config.log).map_err(Failure::failed)?;
     log::install_panic_hook();
-    for warning in &loaded.warnings {
-        say(&warning);
-    }
-    let done = serve(loaded, log.clone());
+    loaded.warnings.iter().for_each(warn);
+    let served = serve(loaded, log.clone());
     log.flush(LAST_LINES);
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+    served.map_err(Failure::failed)
 }
 
-fn serve(loaded: Loaded, log: log::Handle) -> Result<(), StartError> {
+/// Starts a balancer and serves until told to stop.
+pub(super) fn serve(loaded: Loaded, log: log::Handle) -> Result<(), StartError> {
     Server::start(loaded, log)?.run(CancellationToken::new())
 }
 
-/// Finds and reads the configuration; says what is wrong with it.
-pub(super) fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
-    let path = config::find(args.config.as_deref()).map_err(|missing| invalid(&missing))?;
-    config::load(&path).map_err(|faults| invalid(&faults))
+fn cannot_become(path: &Path, why: &UserError) -> Failure {
+    match why.is_unknown() {
+        true => Failure::problems(format_args!("{}: {why}", path.display())),
+        false => Failure::failed(why),
+    }
 }
 
-fn invalid(why: &dyn std::fmt::Display) -> ExitCode {
-    say(why);
-    ExitCode::from(INVALID)
-}
-
-fn fail(why: &dyn std::fmt::Display) -> ExitCode {
-    say(&format_args!("error: {why}"));
-    ExitCode::from(FAILED)
+fn warn(warning: &Problem) {
+    let Problem { file, line, .. } = warning;
+    let place = format!("{file}:{line}:{}", warning.column);
+    tracing::warn!(place, "{}", warning.message);
 }
