@@ -5,6 +5,7 @@
 //! everything else goes to standard error.
 
 mod check;
+mod completions;
 mod output;
 mod run;
 
@@ -29,6 +30,8 @@ enum Command {
     Run(ConfigArgs),
     /// Validate the configuration, print every problem, start nothing
     Check(ConfigArgs),
+    /// Print a completion script
+    Completions(completions::CompletionsArgs),
 }
 
 /// Where the configuration is.
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
+        Command::Completions(args) => completions::completions(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
