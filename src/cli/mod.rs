@@ -5,9 +5,11 @@
 //! everything else goes to standard error.
 
 mod check;
+mod client;
 mod completions;
 mod output;
 mod run;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ enum Command {
     Run(ConfigArgs),
     /// Validate the configuration, print every problem, start nothing
     Check(ConfigArgs),
+    /// Show listeners, pools and backends of the running balancer
+    Status(status::StatusArgs),
     /// Print a completion script
     Completions(completions::CompletionsArgs),
 }
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
+        Command::Status(args) => status::status(&args),
         Command::Completions(args) => completions::completions(&args),
     };
     match outcome {

@@ -1,0 +1,361 @@
+//! Talks to the admin endpoint of a running balancer: one request, one answer.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::output::printable;
+use super::{ConfigArgs, Failure};
+use crate::config::Admin;
+use crate::net::Address;
+
+/// From the look-up of the name to the last byte of the answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Statistics of ten thousand backends have a tenth of this.
+const MAX_ANSWER: usize = 256 * 1024 * 1024;
+
+/// Which balancer is asked, and as whom.
+#[derive(Debug, Args)]
+pub(super) struct AdminArgs {
+    /// Admin endpoint, http://HOST:PORT or unix:PATH [default: [admin] bind of the configuration]
+    #[arg(long, value_name = "URL")]
+    admin: Option<Endpoint>,
+    /// File that holds the bearer token [default: $ISOBAR_TOKEN, then [admin] token]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Where the admin endpoint of a balancer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Endpoint {
+    /// `HOST:PORT`.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with("unix:") {
+            return match text.parse() {
+                Ok(Address::Unix(path)) => Ok(Self::Unix(path)),
+                Ok(Address::Ip(_)) => Err("expected unix:PATH".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+        }
+        if text.starts_with("https:") {
+            return Err("the admin endpoint speaks plain HTTP: http://HOST:PORT".to_owned());
+        }
+        let authority = text.strip_prefix("http://").unwrap_or(text);
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        match authority.parse::<hyper::http::uri::Authority>() {
+            Ok(parsed) if parsed.port().is_some() && !authority.contains('@') => {
+                Ok(Self::Tcp(authority.to_owned()))
+            }
+            _ => Err("expected http://HOST:PORT, HOST:PORT or unix:PATH".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(authority) => write!(f, "http://{authority}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Where the balancer of this configuration is reached from this machine.
+    fn of(admin: &Admin) -> Result<Self, &'static str> {
+        match &admin.bind {
+            None => Err("the admin endpoint is off there"),
+            Some(Address::Unix(path)) => Ok(Self::Unix(path.clone())),
+            Some(Address::Ip(address)) if address.port() == 0 => {
+                Err("[admin] bind has port 0 there; the log of the balancer says which it got")
+            }
+            Some(Address::Ip(address)) => Ok(Self::Tcp(dialled(*address).to_string())),
+        }
+    }
+}
+
+/// A wildcard is bound, but cannot be dialled.
+fn dialled(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}
+
+/// The way to one balancer.
+#[derive(Debug)]
+pub(super) struct Client {
+    endpoint: Endpoint,
+    token: Option<HeaderValue>,
+}
+
+impl Client {
+    /// Finds the balancer and the token.
+    ///
+    /// The token of the file is for the endpoint of the file: with `--admin` it is sent only
+    /// where the file is named too.
+    pub(super) fn new(args: &AdminArgs) -> Result<Self, Failure> {
+        let file = match (&args.admin, &args.config.config) {
+            (Some(_), None) => None,
+            _ => Some(admin_section(&args.config)?),
+        };
+        let endpoint = match (&args.admin, &file) {
+            (Some(endpoint), _) => endpoint.clone(),
+            (None, Some(admin)) => Endpoint::of(admin).map_err(|why| {
+                Failure::invalid(format_args!("{why}; name the endpoint with --admin"))
+            })?,
+            (None, None) => unreachable!("without --admin there is a file"),
+        };
+        let token = token(args, file.map(|admin| admin.token).unwrap_or_default())?;
+        Ok(Self { endpoint, token })
+    }
+
+    /// The body of the answer to a GET.
+    ///
+    /// `path` is percent-encoded.
+    pub(super) fn get(&self, path: &str) -> Result<Bytes, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::failed)?;
+        let answer = runtime.block_on(async {
+            tokio::time::timeout(TIMEOUT, self.exchange(path))
+                .await
+                .unwrap_or(Err(Unanswered::Timeout))
+        });
+        // A look-up of a name may hang in a thread.
+        runtime.shutdown_background();
+        let answer = answer.map_err(|why| self.unanswered(why))?;
+        match answer.status() {
+            StatusCode::OK => Ok(answer.into_body()),
+            status => Err(refused(status, answer.body())),
+        }
+    }
+
+    /// The same, read as JSON.
+    pub(super) fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        serde_json::from_slice(&self.get(path)?).map_err(|error| {
+            Failure::failed(format_args!(
+                "{} answers, but not as isobar does: {path}: {error}",
+                self.endpoint
+            ))
+        })
+    }
+
+    async fn exchange(&self, path: &str) -> Result<Response<Bytes>, Unanswered> {
+        match &self.endpoint {
+            Endpoint::Tcp(authority) => {
+                let stream = TcpStream::connect(authority)
+                    .await
+                    .map_err(Unanswered::Connect)?;
+                send(stream, self.request(path, authority)).await
+            }
+            Endpoint::Unix(socket) => {
+                let stream = UnixStream::connect(unix_name(socket))
+                    .await
+                    .map_err(Unanswered::Connect)?;
+                send(stream, self.request(path, "localhost")).await
+            }
+        }
+    }
+
+    fn request(&self, path: &str, host: &str) -> Request<Empty<Bytes>> {
+        let mut request = Request::get(path).header(HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        request
+            .body(Empty::new())
+            .expect("host and path were parsed or encoded before")
+    }
+
+    fn unanswered(&self, why: Unanswered) -> Failure {
+        let endpoint = &self.endpoint;
+        match why {
+            Unanswered::Http(error) => Failure::unanswered(format_args!(
+                "what answers at {endpoint} is no isobar: {error}"
+            )),
+            why => Failure::unanswered(format_args!(
+                "no balancer answers at {endpoint}: {why}; start one with `isobar run`, \
+                 or name another endpoint with --admin"
+            )),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("{0}")]
+    Connect(io::Error),
+    #[error("no answer within {TIMEOUT:?}")]
+    Timeout,
+    #[error("{0}")]
+    Http(Box<dyn std::error::Error + Send + Sync>),
+}
+
+async fn send<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Response<Bytes>, Unanswered>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let http = |error: hyper::Error| Unanswered::Http(error.into());
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    let connection = tokio::spawn(connection);
+    let (head, body) = sender
+        .send_request(request)
+        .await
+        .map_err(http)?
+        .into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await;
+    connection.abort();
+    let body = body.map_err(Unanswered::Http)?.to_bytes();
+    Ok(Response::from_parts(head, body))
+}
+
+/// tokio takes a leading NUL for the abstract namespace, we write `@`.
+fn unix_name(path: &std::path::Path) -> PathBuf {
+    match path.to_str().and_then(|path| path.strip_prefix('@')) {
+        Some(name) => format!("\0{name}").into(),
+        None => path.to_owned(),
+    }
+}
+
+fn admin_section(args: &ConfigArgs) -> Result<Admin, Failure> {
+    match args.load() {
+        Ok((_, loaded)) => Ok(loaded.config.admin),
+        Err(mut failure) => {
+            failure
+                .message
+                .push_str("\nor name the endpoint of the running balancer with --admin");
+            Err(failure)
+        }
+    }
+}
+
+/// `--token-file`, else `$ISOBAR_TOKEN`, else the configuration's; empty: none.
+fn token(args: &AdminArgs, of_config: String) -> Result<Option<HeaderValue>, Failure> {
+    let token = match (&args.token_file, std::env::var("ISOBAR_TOKEN")) {
+        (Some(path), _) => std::fs::read_to_string(path).map_err(|error| {
+            Failure::invalid(format_args!("--token-file {}: {error}", path.display()))
+        })?,
+        (None, Ok(token)) if !token.is_empty() => token,
+        _ => of_config,
+    };
+    bearer(token.trim())
+}
+
+fn bearer(token: &str) -> Result<Option<HeaderValue>, Failure> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    // The message must not show the token.
+    let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| Failure::invalid("the token holds characters that HTTP cannot carry"))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+/// What the balancer says instead of an answer.
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    let why = match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) => printable(&refusal.error),
+        Err(_) => format!("the admin endpoint answers {status}"),
+    };
+    let remedy = match status {
+        StatusCode::UNAUTHORIZED => " (give the token with --token-file or $ISOBAR_TOKEN)",
+        _ => "",
+    };
+    Failure::failed(format_args!("{why}{remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_url_an_address_or_a_socket() {
+        let tcp = |text: &str| Ok(Endpoint::Tcp(text.to_owned()));
+        assert_eq!("http://lb:9900/".parse(), tcp("lb:9900"));
+        assert_eq!("127.0.0.1:9900".parse(), tcp("127.0.0.1:9900"));
+        assert_eq!("http://[::1]:9900".parse(), tcp("[::1]:9900"));
+        assert_eq!(
+            "unix:/run/a.sock".parse(),
+            Ok(Endpoint::Unix("/run/a.sock".into()))
+        );
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused() {
+        for text in [
+            "",
+            "lb",
+            "http://lb",
+            "https://lb:9900",
+            "http://lb:9900/stats",
+            "http://user@lb:9900",
+            "unix:",
+        ] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_reached_by_loopback() {
+        for (bound, reached) in [
+            ("0.0.0.0:9900", "127.0.0.1:9900"),
+            ("[::]:9900", "[::1]:9900"),
+            ("10.0.0.1:9900", "10.0.0.1:9900"),
+        ] {
+            let bound = bound.parse().expect("an address");
+            assert_eq!(dialled(bound).to_string(), reached);
+        }
+    }
+
+    #[test]
+    fn a_refusal_repeats_what_the_balancer_says() {
+        let failure = refused(StatusCode::NOT_FOUND, br#"{"error": "no pool \"x\""}"#);
+        assert_eq!(
+            (failure.code, &*failure.message),
+            (1, "error: no pool \"x\"")
+        );
+        let failure = refused(StatusCode::UNAUTHORIZED, b"<html>");
+        assert!(failure.message.contains("--token-file"));
+    }
+
+    #[test]
+    fn a_token_is_never_shown() {
+        let token = bearer("s3cret").expect("a token");
+        assert!(!format!("{token:?}").contains("s3cret"));
+        let failure = bearer("s3\ncret").expect_err("no header");
+        assert!(!failure.message.contains("cret"));
+    }
+}
