@@ -7,6 +7,7 @@
 mod check;
 mod client;
 mod completions;
+mod demo;
 mod output;
 mod run;
 mod status;
@@ -32,6 +33,8 @@ enum Command {
     Run(ConfigArgs),
     /// Validate the configuration, print every problem, start nothing
     Check(ConfigArgs),
+    /// Balance over three embedded backends: needs no file and no other program
+    Demo(demo::DemoArgs),
     /// Show listeners, pools and backends of the running balancer
     Status(status::StatusArgs),
     /// Print a completion script
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
+        Command::Demo(args) => demo::demo(&args),
         Command::Status(args) => status::status(&args),
         Command::Completions(args) => completions::completions(&args),
     };

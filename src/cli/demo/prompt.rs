@@ -1,0 +1,107 @@
+//! Orders from standard input, one a line.
+
+use std::io::{self, IsTerminal, Stdin};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::getpgrp;
+use rustix::termios::tcgetpgrp;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::backend::Identity;
+use crate::cli::output::printable;
+
+/// How often a process in the background looks whether it is in the foreground again.
+const BACKGROUND_PAUSE: Duration = Duration::from_millis(500);
+/// No order is longer.
+const MAX_LINE: usize = 4096;
+
+/// What the user wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Stop(String),
+    Start(String),
+    Show,
+    Quit,
+    Unknown(String),
+}
+
+impl Order {
+    fn parse(line: &str) -> Self {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            [] => Self::Show,
+            ["stop", name] => Self::Stop(name.to_owned()),
+            ["start", name] => Self::Start(name.to_owned()),
+            ["quit" | "exit" | "q"] => Self::Quit,
+            _ => Self::Unknown(line.trim().to_owned()),
+        }
+    }
+}
+
+/// The answer to what is no order.
+pub(super) fn explain(text: &str) -> String {
+    let names = Identity::all().map(|identity| identity.name).join("|");
+    format!(
+        "{:?} is no order; stop {names}, start {names}, or quit\n",
+        printable(text)
+    )
+}
+
+/// Reads to the end of standard input.
+pub(super) fn read(orders: &UnboundedSender<Order>) {
+    let stdin = io::stdin();
+    let mut pending = Vec::new();
+    let mut chunk = [0; 512];
+    while let Ok(1..) = wait(&stdin)
+        && let Ok(count @ 1..) = rustix::io::read(&stdin, &mut chunk)
+    {
+        pending.extend_from_slice(&chunk[..count]);
+        while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<_> = pending.drain(..=end).collect();
+            let order = Order::parse(&String::from_utf8_lossy(&line));
+            if orders.send(order).is_err() {
+                return;
+            }
+        }
+        pending.truncate(MAX_LINE);
+    }
+}
+
+/// Waits until there is something to read, or the end.
+///
+/// A process in the background that reads from its terminal is stopped, see SIGTTIN in
+/// signal(7): the balancer would stop with it.
+fn wait(stdin: &Stdin) -> rustix::io::Result<usize> {
+    loop {
+        let ready = rustix::event::poll(&mut [PollFd::new(stdin, PollFlags::IN)], None);
+        match ready {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) if is_background(stdin) => std::thread::sleep(BACKGROUND_PAUSE),
+            done => return done,
+        }
+    }
+}
+
+fn is_background(stdin: &Stdin) -> bool {
+    stdin.is_terminal() && tcgetpgrp(stdin).is_ok_and(|foreground| foreground != getpgrp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_an_order_or_is_explained() {
+        for (line, order) in [
+            ("stop oak\n", Order::Stop("oak".into())),
+            ("  start  pine\r\n", Order::Start("pine".into())),
+            ("\n", Order::Show),
+            ("quit\n", Order::Quit),
+            ("stop\n", Order::Unknown("stop".into())),
+        ] {
+            assert_eq!(Order::parse(line), order);
+        }
+        assert!(explain("stop").contains("stop oak|pine|birch"));
+    }
+}
