@@ -12,7 +12,7 @@ use super::build::{self, File, Named};
 use super::choices::{CheckKind, Choice};
 use super::faults::Sink;
 use super::value::{At, Scope, Value};
-use super::{Balance, WhenAllDown};
+use super::{Backend, Balance, WhenAllDown};
 use crate::net::Address;
 
 /// Throws every warning at the sink.
@@ -70,37 +70,40 @@ fn log(of: &Scope<'_>, sink: &mut Sink<'_>) {
 fn listener(listener: &Named<'_>, sink: &mut Sink<'_>) {
     let scope = &listener.scope;
     let binds = build::binds(scope);
-    let is_file = |address: &Address| match address {
-        Address::Unix(path) => !path.as_os_str().as_encoded_bytes().starts_with(b"@"),
-        Address::Ip(_) => false,
-    };
-    if let (Some(at), false) = (
-        scope.own("unix_mode"),
-        binds.iter().any(|b| is_file(&b.value)),
-    ) {
-        sink.warn(
-            at.span.clone(),
-            "`unix_mode` has no effect without a `bind` to the path of a Unix socket",
-        );
+    // An address that could not be read may be the one that makes use of it.
+    let unknown = scope.own("bind").is_none_or(has_faulty);
+    let any = |is: fn(&Address) -> bool| unknown || binds.iter().any(|bind| is(&bind.value));
+    for (key, useful, wanted) in [
+        (
+            "unix_mode",
+            any(is_socket_file),
+            "the path of a Unix socket",
+        ),
+        ("ipv6_only", any(is_ipv6), "an IPv6 address"),
+    ] {
+        if let (Some(at), false) = (written(scope, key), useful) {
+            let message = format!("`{key}` has no effect without a `bind` to {wanted}");
+            sink.warn(at.span.clone(), message);
+        }
     }
-    let is_v6 = |address: &Address| matches!(address.ip(), Some(IpAddr::V6(_)));
-    if let (Some(at), false) = (
-        written(scope, "ipv6_only"),
-        binds.iter().any(|b| is_v6(&b.value)),
-    ) {
-        sink.warn(
-            at.span.clone(),
-            "`ipv6_only` has no effect without a `bind` to an IPv6 address",
-        );
-    }
-    let routed = ["pool", "route"].iter().filter_map(|key| scope.own(key));
-    if build::reference(scope, "pool").is_none() && routed.filter(|at| is_faulty(at)).count() == 0 {
-        let message = format!(
-            "listener `{}` has no `pool`: every connection is rejected",
-            listener.name
-        );
+    let routed = build::reference(scope, "pool").is_some();
+    if !routed && is_readable(scope, "pool") && is_readable(scope, "route") {
+        let name = listener.name;
+        let message = format!("listener `{name}` has no `pool`: every connection is rejected");
         sink.warn(listener.place.clone(), message);
     }
+}
+
+/// Whether binding makes a file, which alone has a mode; abstract sockets have none.
+fn is_socket_file(address: &Address) -> bool {
+    match address {
+        Address::Unix(path) => !path.as_os_str().as_encoded_bytes().starts_with(b"@"),
+        Address::Ip(_) => false,
+    }
+}
+
+fn is_ipv6(address: &Address) -> bool {
+    matches!(address.ip(), Some(IpAddr::V6(_)))
 }
 
 fn backends(pool: &Named<'_>, sink: &mut Sink<'_>) {
@@ -112,26 +115,26 @@ fn backends(pool: &Named<'_>, sink: &mut Sink<'_>) {
         .filter_map(|(scope, _)| build::backend(&scope))
         .collect();
     let place = written.map_or(&pool.place, |at| &at.span).clone();
+    let name = pool.name;
     if built.is_empty() {
-        let message = format!("pool `{}` has no backends: its clients are held", pool.name);
+        let message = format!("pool `{name}` has no backends: its clients are held");
         sink.warn(place, message);
     } else if built.iter().all(|backend| backend.weight == 0) {
-        let message = format!(
-            "all weights of pool `{}` are 0: its clients are held",
-            pool.name
-        );
+        let message = format!("all weights of pool `{name}` are 0: its clients are held");
         sink.warn(place, message);
     }
-    let health = pool.scope.sub("health");
-    let port: u16 = health.get("port");
-    let mut unix = built
-        .iter()
-        .filter(|backend| matches!(backend.address, Address::Unix(_)));
-    if let (true, Some(at), Some(backend)) = (port > 0, health.written("port"), unix.next()) {
-        let message = format!(
-            "`port` has no effect on backend `{}`, a Unix socket",
-            backend.name
-        );
+    check_port(&pool.scope.sub("health"), &built, sink);
+}
+
+/// A Unix socket has no port that could be checked instead.
+fn check_port(health: &Scope<'_>, backends: &[Backend], sink: &mut Sink<'_>) {
+    let unix = |backend: &&Backend| matches!(backend.address, Address::Unix(_));
+    let port = health
+        .written("port")
+        .filter(|_| health.get::<u16>("port") > 0);
+    if let (Some(at), Some(backend)) = (port, backends.iter().find(unix)) {
+        let name = &backend.name;
+        let message = format!("`port` has no effect on backend `{name}`, a Unix socket");
         sink.warn(at.span.clone(), message);
     }
 }

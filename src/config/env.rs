@@ -26,36 +26,33 @@ pub(super) fn replace(
     text: &str,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Replaced, Vec<EnvFault>> {
-    let mut out = Replaced {
-        text: String::with_capacity(text.len()),
-        replaced: false,
-    };
+    let mut out = String::with_capacity(text.len());
     let mut faults = Vec::new();
-    let mut rest = text;
+    let (mut rest, mut replaced) = (text, false);
     while let Some(dollar) = rest.find('$') {
-        out.text.push_str(&rest[..dollar]);
+        out.push_str(&rest[..dollar]);
         rest = &rest[dollar..];
-        if let Some(behind) = rest.strip_prefix("$$") {
-            out.text.push('$');
-            rest = behind;
-        } else if rest.starts_with("${") {
-            let end = rest.find('}').map_or(rest.len(), |brace| brace + 1);
-            match value(&rest[..end], env) {
-                Ok(value) => out.text.push_str(&value),
+        let length = if rest.starts_with("${") {
+            replaced = true;
+            let length = rest.find('}').map_or(rest.len(), |brace| brace + 1);
+            match value(&rest[..length], env) {
+                Ok(value) => out.push_str(&value),
                 Err(fault) => faults.push(fault),
             }
-            out.replaced = true;
-            rest = &rest[end..];
+            length
         } else {
-            out.text.push('$');
-            rest = &rest[1..];
-        }
+            out.push('$');
+            if rest.starts_with("$$") { 2 } else { 1 }
+        };
+        rest = &rest[length..];
     }
-    out.text.push_str(rest);
-    if faults.is_empty() {
-        Ok(out)
-    } else {
-        Err(faults)
+    out.push_str(rest);
+    match faults.is_empty() {
+        true => Ok(Replaced {
+            text: out,
+            replaced,
+        }),
+        false => Err(faults),
     }
 }
 

@@ -236,21 +236,17 @@ impl Found {
         self.kept
             .dedup_by(|a, b| (a.0.start, &a.1) == (b.0.start, &b.1));
         let mut places = source.places();
-        let mut problems: Vec<Problem> = self
-            .kept
-            .into_iter()
-            .map(|(span, message)| {
-                let (line, column) = places.next(span.start);
-                Problem {
-                    file: source.file().to_owned(),
-                    line,
-                    column,
-                    message,
-                    severity,
-                    excerpt: Some(source.excerpt(span)),
-                }
-            })
-            .collect();
+        let problem = |(span, message): (Range<usize>, String)| {
+            let (line, column) = places.next(span.start);
+            Problem {
+                line,
+                column,
+                severity,
+                excerpt: Some(source.excerpt(span)),
+                ..Problem::of_file(source.file(), message)
+            }
+        };
+        let mut problems: Vec<_> = self.kept.into_iter().map(problem).collect();
         if self.dropped > 0 {
             let message = format!("… and {} more", self.dropped);
             problems.push(Problem {

@@ -139,6 +139,7 @@ fn what_depends_on_a_fault_is_no_warning() {
         "balance = \"hash\"\nlatency.of = \"connect\"",
         "[admin]\nbind = \"0.0.0.0:1\"\ntoken = \"a b\"",
         "[listener.m]\nbind = \"127.0.0.1:2\"\npol = \"p\"",
+        "[listener.m]\nbind = [\"/a\"]\npool = \"p\"\nunix_mode = \"0600\"",
         "[pool.q]\nbackends = [\"x\"]",
     ] {
         let faults = read(&with_pool(lines)).expect_err(lines);
