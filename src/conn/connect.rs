@@ -6,6 +6,7 @@
 //! pool it was routed to, and its release grants the attempts anew.
 
 use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -136,9 +137,8 @@ impl<'a> Connector<'a> {
             user_timeout: settings.user_timeout,
         };
         let address = lease.backend().address.clone();
-        let dialled = self
-            .unless_broken(dial(&address, liveness, settings.connect_timeout))
-            .await?;
+        let dial = pin!(dial(&address, liveness, settings.connect_timeout));
+        let dialled = self.unless(dial, |cx| self.client.poll_broken(cx)).await?;
         let now = Instant::now();
         match dialled {
             Ok(stream) => {
@@ -184,6 +184,7 @@ impl<'a> Connector<'a> {
     }
 
     async fn wait(&self, held: Held, most: Duration) -> Result<Lease, Ended> {
+        let held = pin!(held);
         let granted = self.unless(held, |cx| self.client.poll_left(cx));
         if most.is_zero() {
             return granted.await;
@@ -195,17 +196,12 @@ impl<'a> Connector<'a> {
         }
     }
 
-    async fn unless_broken<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {
-        self.unless(work, |cx| self.client.poll_broken(cx)).await
-    }
-
     /// Runs `work` unless the client leaves first.
     async fn unless<T>(
         &self,
-        work: impl Future<Output = T>,
+        mut work: Pin<&mut impl Future<Output = T>>,
         mut left: impl FnMut(&mut std::task::Context<'_>) -> Poll<()>,
     ) -> Result<T, Ended> {
-        let mut work = std::pin::pin!(work);
         poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Ok(done)),
             Poll::Pending => left(cx).map(|()| Err(Ended::ClientLeft)),

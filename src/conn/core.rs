@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -283,10 +283,13 @@ impl Entry {
         }
     }
 
-    /// Runs `work` until it is done or the connection is ended from outside; `work` is then
-    /// dropped where it stands.
-    pub(super) async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {
-        let mut work = pin!(work);
+    /// Runs `work` until it is done or the connection is ended from outside; the caller then
+    /// drops it where it stands. (Pinned by the caller, as a future that is moved into another
+    /// takes its place in memory twice.)
+    pub(super) async fn unless_ended<T>(
+        &self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Ended> {
         std::future::poll_fn(|cx| {
             if let Some(ended) = self.ending.get() {
                 return Poll::Ready(Err(ended));

@@ -87,10 +87,17 @@ pub async fn relay(
                 Side::Client => (&client, &backend),
                 Side::Backend => (&backend, &client),
             };
-            deliver(direction, source, sink, core, |tally| match broken {
-                Side::Client => observe(observer, entry, tally, &Tally::default()),
-                Side::Backend => observe(observer, entry, &Tally::default(), tally),
-            })
+            // Boxed, as few connections come to it.
+            Box::pin(deliver(
+                direction,
+                source,
+                sink,
+                core,
+                |tally| match broken {
+                    Side::Client => observe(observer, entry, tally, &Tally::default()),
+                    Side::Backend => observe(observer, entry, &Tally::default(), tally),
+                },
+            ))
             .await;
             ended
         }
