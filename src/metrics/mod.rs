@@ -1,6 +1,7 @@
 //! What is counted, and under which names.
 
 pub mod counters;
+pub mod families;
 pub mod histogram;
 pub mod listener;
 pub mod names;
@@ -9,5 +10,5 @@ pub mod process;
 pub use counters::{Counter, PerCore};
 pub use histogram::Histogram;
 pub use listener::ListenerCounters;
-pub use names::{Ended, Rejected};
+pub use names::{ConnectFailure, Ended, Failure, Rejected, Replayed};
 pub use process::{Process, Seat};

@@ -1,4 +1,4 @@
-//! Every reason a connection can end with, by the word that logs, statistics and metrics use.
+//! Every reason that is counted, by the word that logs, statistics and metrics use for it.
 
 use serde::{Serialize, Serializer};
 
@@ -14,6 +14,8 @@ macro_rules! words {
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
+            /// The words for all of them, in the same order.
+            pub const WORDS: &[&'static str] = &[$($word,)*];
 
             /// The word for it.
             pub const fn as_str(self) -> &'static str {
@@ -103,5 +105,47 @@ words! {
         PrereadLimit = "preread_limit",
         /// No route takes it, and the listener has no pool.
         NoRoute = "no_route",
+    }
+}
+
+words! {
+    /// Why a connect to a backend failed.
+    ConnectFailure {
+        /// Nothing listens there.
+        Refused = "refused",
+        /// Nothing answered within `connect_timeout`.
+        Timeout = "timeout",
+        /// No way to the host or its network.
+        Unreachable = "unreachable",
+        /// It was reset while it was being set up.
+        Reset = "reset",
+        /// A fault of this machine: no descriptor, no port, no memory.
+        LocalError = "local_error",
+        /// What the kernel says is none of these.
+        Other = "other",
+    }
+}
+
+words! {
+    /// What live connections hold against a backend.
+    Failure {
+        /// A connect failed, and not for a fault of this machine.
+        Connect = "connect",
+        /// A connect timed out.
+        ConnectTimeout = "connect_timeout",
+        /// It closed before its first byte while the client had sent nothing.
+        EarlyClose = "early_close",
+        /// It reset before its first byte while the client had sent nothing.
+        EarlyReset = "early_reset",
+    }
+}
+
+words! {
+    /// What came of a connection that its backend ended before the first byte.
+    Replayed {
+        /// Another backend took it over, unseen by the client.
+        Moved = "moved",
+        /// No backend was left to try.
+        Exhausted = "exhausted",
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::balance::{PeakEwma, consistent_hash};
 use crate::config;
-use crate::metrics::{Counter, Histogram, PerCore};
+use crate::metrics::{ConnectFailure, Counter, Histogram, PerCore};
 use crate::net::Address;
 
 /// Connects in progress to one backend that held clients may start with; each success
@@ -27,12 +27,8 @@ pub struct BackendCounters {
     pub failed: Counter,
     /// Picks that were not the connection's first.
     pub retried: Counter,
-    /// Connects that were refused.
-    pub refused: Counter,
-    /// Connects that nothing answered.
-    pub timed_out: Counter,
-    /// Connects that ended otherwise.
-    pub failed_otherwise: Counter,
+    /// The same by [`ConnectFailure`].
+    pub connect_failures: [Counter; ConnectFailure::COUNT],
     /// Payload it accepted, in bytes.
     pub bytes_in: Counter,
     /// Payload of its that clients accepted, in bytes.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Backend, Pool};
 use crate::config::LatencyOf;
 use crate::log::Pick;
+use crate::metrics::ConnectFailure;
 use crate::net::DialError;
 
 /// A slot of a backend. Dropping it gives the slot back, whatever happened, and lets in who
@@ -65,11 +66,7 @@ impl Lease {
     pub fn failed(self, error: &DialError) {
         let counters = self.backend.counters.here();
         counters.failed.add(1);
-        match error.reason() {
-            "refused" => counters.refused.add(1),
-            "timeout" => counters.timed_out.add(1),
-            _ => counters.failed_otherwise.add(1),
-        }
+        counters.connect_failures[reason(error) as usize].add(1);
         self.backend.rest();
         if !error.is_local() {
             self.backend.suspect();
@@ -83,10 +80,51 @@ impl Lease {
     }
 }
 
+/// Under which word a failed connect is counted.
+fn reason(error: &DialError) -> ConnectFailure {
+    match error.reason() {
+        "refused" => ConnectFailure::Refused,
+        "timeout" => ConnectFailure::Timeout,
+        "unreachable" => ConnectFailure::Unreachable,
+        "reset" => ConnectFailure::Reset,
+        "local" => ConnectFailure::LocalError,
+        _ => ConnectFailure::Other,
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         self.end_connect();
         self.backend.release();
         self.pool.given_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn every_failed_connect_has_its_word() {
+        let cases = [
+            (Errno::CONNREFUSED, ConnectFailure::Refused),
+            (Errno::TIMEDOUT, ConnectFailure::Timeout),
+            (Errno::HOSTUNREACH, ConnectFailure::Unreachable),
+            (Errno::NETUNREACH, ConnectFailure::Unreachable),
+            (Errno::CONNRESET, ConnectFailure::Reset),
+            (Errno::MFILE, ConnectFailure::LocalError),
+            (Errno::ADDRNOTAVAIL, ConnectFailure::LocalError),
+            (Errno::NOENT, ConnectFailure::Other),
+        ];
+        for (errno, expected) in cases {
+            let error = DialError::from(io::Error::from(errno));
+            assert_eq!(reason(&error), expected, "{errno}");
+        }
+        let timeout = DialError::Timeout(Duration::from_secs(1));
+        assert_eq!(reason(&timeout), ConnectFailure::Timeout);
     }
 }
