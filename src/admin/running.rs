@@ -1,8 +1,9 @@
 //! What the admin endpoint shows: the parts of the running balancer, all shared and all
 //! readable without holding anything up.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Instant, SystemTime};
 
 use crate::config;
@@ -19,6 +20,8 @@ use crate::pool::Pool;
 pub struct Running {
     /// The configuration in force, with where it came from.
     pub config: Arc<config::Loaded>,
+    /// The file that it was read from.
+    pub path: PathBuf,
     /// When it was loaded.
     pub loaded_at: SystemTime,
     /// When the process started.
@@ -40,6 +43,8 @@ pub struct Running {
     /// Where lines go.
     pub log: log::Handle,
     phase: AtomicU8,
+    /// Every backend of the start had its first check result. Stays true.
+    checked: AtomicBool,
 }
 
 /// How far the process has come.
@@ -57,6 +62,8 @@ pub enum Phase {
 pub struct Parts {
     /// See [`Running::config`].
     pub config: Arc<config::Loaded>,
+    /// See [`Running::path`].
+    pub path: PathBuf,
     /// See [`Running::listeners`].
     pub listeners: Vec<Arc<Listener>>,
     /// See [`Running::pools`].
@@ -79,6 +86,7 @@ impl Running {
         let (now, at) = (Instant::now(), SystemTime::now());
         Self {
             config: parts.config,
+            path: parts.path,
             loaded_at: at,
             started: now,
             started_at: at,
@@ -90,6 +98,7 @@ impl Running {
             admin_address: parts.admin_address,
             log: parts.log,
             phase: AtomicU8::new(Phase::Serving as u8),
+            checked: AtomicBool::new(false),
         }
     }
 
@@ -106,8 +115,33 @@ impl Running {
         self.phase.store(Phase::Stopping as u8, Ordering::Relaxed);
     }
 
+    /// Why the process is not ready, one sentence each; none: it is.
+    ///
+    /// Once every backend had a first check result, no later one is waited for.
+    pub fn unready(&self) -> Vec<String> {
+        if self.phase() == Phase::Stopping {
+            return vec!["isobar is stopping".to_owned()];
+        }
+        if self.checked.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let waiting: Vec<_> = self.pools.iter().filter_map(|p| waiting(p)).collect();
+        self.checked.store(waiting.is_empty(), Ordering::Relaxed);
+        waiting
+    }
+
     /// The pool of that name.
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
         self.pools.iter().find(|pool| *pool.name == *name)
     }
+}
+
+/// Which backends of `pool` wait for their first check result.
+fn waiting(pool: &Pool) -> Option<String> {
+    let unchecked = pool.unchecked();
+    if unchecked.is_empty() {
+        return None;
+    }
+    let (pool, names) = (&pool.name, unchecked.join(", "));
+    Some(format!("pool {pool}: no check result yet of {names}"))
 }

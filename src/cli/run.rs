@@ -1,6 +1,6 @@
 //! `isobar run`: the balancer in the foreground.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -26,14 +26,14 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
     let log = log::init(&loaded.config.log).map_err(Failure::failed)?;
     log::install_panic_hook();
     loaded.warnings.iter().for_each(warn);
-    let served = serve(loaded, log.clone());
+    let served = serve(loaded, path, log.clone());
     log.flush(LAST_LINES);
     served.map_err(Failure::failed)
 }
 
 /// Starts a balancer and serves until told to stop.
-pub(super) fn serve(loaded: Loaded, log: log::Handle) -> Result<(), StartError> {
-    Server::start(loaded, log)?.run(CancellationToken::new())
+pub(super) fn serve(loaded: Loaded, path: PathBuf, log: log::Handle) -> Result<(), StartError> {
+    Server::start(loaded, path, log)?.run(CancellationToken::new())
 }
 
 fn cannot_become(path: &Path, why: &UserError) -> Failure {

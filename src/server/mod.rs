@@ -11,6 +11,7 @@ mod signals;
 mod stop;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,11 +70,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds every socket, then starts the cores.
+    /// Binds every socket, then starts the cores. `path` is where `loaded` was read from.
     ///
     /// # Errors
     /// [`StartError`]; nothing listens then.
-    pub fn start(loaded: config::Loaded, log: log::Handle) -> Result<Self, StartError> {
+    pub fn start(
+        loaded: config::Loaded,
+        path: PathBuf,
+        log: log::Handle,
+    ) -> Result<Self, StartError> {
         let config = &loaded.config;
         let cores = core_count(config);
         let limits = limits(config, cores);
@@ -94,6 +99,7 @@ impl Server {
             cores: handles,
             admin_address: admin.as_ref().map(|admin| admin.address().clone()),
             log,
+            path,
             config: Arc::new(loaded),
         }));
         let server = Self {

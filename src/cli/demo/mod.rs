@@ -11,6 +11,7 @@ mod prompt;
 
 use std::io;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -47,7 +48,8 @@ pub(super) fn demo(args: &DemoArgs) -> Outcome {
     let loaded = config::parse(&text, "demo", &|_| None).map_err(Failure::problems)?;
     let log = log::init(&loaded.config.log).map_err(Failure::failed)?;
     log::install_panic_hook();
-    let server = Server::start(loaded, log.clone()).map_err(Failure::failed)?;
+    let server =
+        Server::start(loaded, PathBuf::from("demo"), log.clone()).map_err(Failure::failed)?;
     if args.print_config {
         print(&text)?;
     }
