@@ -1,10 +1,28 @@
-//! Binding and serving the endpoint.
+//! Binding the endpoint, and who gets in: a bounded number of connections, of which a new one
+//! takes the place of the one that has been silent for longest.
+//!
+//! So nobody locks others out by opening connections and saying nothing, and what the endpoint
+//! holds at most is known.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::Running;
+use hyper_util::service::TowerToHyperService;
+use tokio::task::AbortHandle;
+
+use super::guard::Guard;
+use super::{Running, http};
 use crate::config;
-use crate::net::{Address, ListenError, ListenOptions, Liveness, Socket};
+use crate::log::SharedThrottle;
+use crate::net::{Acceptor, Address, Incoming, ListenError, ListenOptions, Liveness, Socket};
+
+/// Most connections at once.
+const MOST: usize = 256;
+/// How long to wait for descriptors or memory after accept(2) had none.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The bound endpoint.
 pub struct Bound {
@@ -25,7 +43,15 @@ pub fn bind(settings: &config::Admin) -> Result<Option<Bound>, ListenError> {
         unix_mode: 0o600,
         liveness: Liveness::OFF,
     };
-    Socket::bind(address, options).map(|socket| Some(Bound { socket }))
+    let socket = Socket::bind(address, options)?;
+    if Guard::new(settings, socket.address()).lacks_token() {
+        tracing::warn!(
+            address = %socket.address(),
+            "admin.token is empty and the address can be reached from elsewhere: only /metrics, \
+             /healthz and /readyz are answered, every change is refused"
+        );
+    }
+    Ok(Some(Bound { socket }))
 }
 
 impl Bound {
@@ -34,8 +60,105 @@ impl Bound {
         self.socket.address()
     }
 
-    /// Answers requests until the process ends.
-    pub async fn serve(self, _running: Arc<Running>) {
-        std::future::pending().await
+    /// Answers requests until it is dropped. Needs a `LocalSet`.
+    pub async fn serve(self, running: Arc<Running>) {
+        let guard = Guard::new(&running.config.config.admin, self.address());
+        let router = TowerToHyperService::new(super::router(running, guard));
+        let acceptor = match Acceptor::new(Arc::new(self.socket)) {
+            Ok(acceptor) => acceptor,
+            Err(error) => return tracing::error!(%error, "the admin endpoint cannot serve"),
+        };
+        let door = Door::default();
+        let failures = SharedThrottle::new(Instant::now());
+        // The only error there can be is that the runtime shuts down.
+        while acceptor.ready().await.is_ok() {
+            match acceptor.accept() {
+                Ok(Some(incoming)) => door.admit(incoming, &router),
+                Ok(None) => {}
+                Err(error) => {
+                    if let Some(suppressed) = failures.check(Instant::now()) {
+                        tracing::warn!(%error, suppressed, "the admin endpoint cannot accept");
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Who is in.
+#[derive(Default)]
+struct Door {
+    next: Cell<u64>,
+    seats: Rc<RefCell<BTreeMap<u64, Seat>>>,
+}
+
+/// A connection that is in.
+struct Seat {
+    activity: Rc<Activity>,
+    task: AbortHandle,
+}
+
+/// What a connection does, as the door sees it.
+pub(super) struct Activity {
+    /// A request is being worked on.
+    busy: Cell<bool>,
+    /// When it was accepted, or its last request came or was answered.
+    at: Cell<Instant>,
+}
+
+impl Activity {
+    /// A request came, or was answered.
+    pub(super) fn set_busy(&self, busy: bool) {
+        self.busy.set(busy);
+        self.at.set(Instant::now());
+    }
+}
+
+impl Door {
+    fn admit(&self, incoming: Incoming, router: &http::Router) {
+        if !self.make_room() {
+            return;
+        }
+        let id = self.next.replace(self.next.get() + 1);
+        let activity = Rc::new(Activity {
+            busy: Cell::new(false),
+            at: Cell::new(Instant::now()),
+        });
+        let leave = Leave(Rc::clone(&self.seats), id);
+        let serve = http::serve(incoming, router.clone(), Rc::clone(&activity));
+        let task = tokio::task::spawn_local(async move {
+            serve.await;
+            drop(leave);
+        });
+        let task = task.abort_handle();
+        self.seats.borrow_mut().insert(id, Seat { activity, task });
+    }
+
+    /// Whether one more can come in, at the cost of another if need be.
+    fn make_room(&self) -> bool {
+        if self.seats.borrow().len() < MOST {
+            return true;
+        }
+        let silent = {
+            let seats = self.seats.borrow();
+            let idle = seats.iter().filter(|(_, seat)| !seat.activity.busy.get());
+            let longest = idle.min_by_key(|(_, seat)| seat.activity.at.get());
+            longest.map(|(id, _)| *id)
+        };
+        let seat = silent.and_then(|id| self.seats.borrow_mut().remove(&id));
+        seat.is_some_and(|seat| {
+            seat.task.abort();
+            true
+        })
+    }
+}
+
+/// Gives the seat back, however the connection ends.
+struct Leave(Rc<RefCell<BTreeMap<u64, Seat>>>, u64);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.borrow_mut().remove(&self.1);
     }
 }

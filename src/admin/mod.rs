@@ -1,9 +1,184 @@
 //! The admin endpoint: what a running balancer tells, over HTTP.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `endpoint`, `http` | binding, who gets in, one connection |
+//! | `guard`, `error` | who may ask for what, and how a refusal looks |
+//! | `running` | the parts of the balancer that there is to tell of |
+//! | `stats`, `prometheus`, `connections`, `history`, `page` | the answers |
+//! | `process`, `words` | what the kernel says; how values are written |
+//!
+//! Every answer is built as one value before its first byte is sent: no lock is held, and no
+//! other request waits, while a client reads slowly.
 
-mod running;
-
-pub use running::{Parts, Phase, Running};
-
+mod connections;
 mod endpoint;
+mod error;
+mod guard;
+mod history;
+mod http;
+mod page;
+mod process;
+mod prometheus;
+mod running;
+mod stats;
+mod words;
 
 pub use endpoint::{Bound, bind};
+pub use running::{Parts, Phase, Running};
+
+use std::sync::Arc;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+
+use connections::Connections;
+use error::Refusal;
+use guard::Guard;
+use history::{History, no_pool};
+use prometheus::Format;
+use stats::Stats;
+
+/// The pairs of a query string; a name may come several times.
+type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// Everything that the endpoint answers.
+fn router(running: Arc<Running>, guard: Guard) -> Router {
+    let answers = Router::new()
+        .route("/", get(page::index))
+        .route("/stats", get(stats))
+        .route("/metrics", get(metrics))
+        .route("/connections", get(connections))
+        .route("/config", get(config))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/pools/{pool}/backends/{backend}/history", get(history))
+        .fallback(nothing_there)
+        .method_not_allowed_fallback(other_method)
+        .with_state(running);
+    // Around all of it, so that a refusal does not even tell which methods a path takes.
+    Router::new()
+        .fallback_service(answers)
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guarded))
+}
+
+/// Lets a request through to what answers it, or refuses it.
+async fn guarded(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let mut response = match guard.check(&head) {
+        Ok(()) => next.run(Request::from_parts(head, body)).await,
+        Err(refusal) => refusal.into_response(),
+    };
+    let headers = response.headers_mut();
+    let set = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    for (name, value) in set {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn nothing_there() -> Refusal {
+    Refusal::not_found("there is nothing at this path")
+}
+
+async fn other_method() -> Refusal {
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not take this method, see Allow",
+    )
+}
+
+async fn stats(State(running): State<Arc<Running>>) -> Json<Stats> {
+    Json(Stats::of(&running))
+}
+
+async fn metrics(State(running): State<Arc<Running>>, headers: HeaderMap) -> Response {
+    let accept: Vec<_> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let format = Format::asked_for(&accept.join(","));
+    match prometheus::expose(&running, format) {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        Err(error) => {
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+        }
+    }
+}
+
+async fn connections(
+    State(running): State<Arc<Running>>,
+    pairs: Pairs,
+) -> Result<Json<Connections>, Refusal> {
+    let query = connections::Query::parse(read(pairs)?)?;
+    Ok(Json(Connections::of(&running, &query).await))
+}
+
+async fn config(State(running): State<Arc<Running>>) -> Response {
+    let toml = [(header::CONTENT_TYPE, "application/toml; charset=utf-8")];
+    (toml, running.config.render()).into_response()
+}
+
+async fn healthz() -> Json<Healthy> {
+    Json(Healthy { ok: true })
+}
+
+/// The process serves.
+#[derive(Serialize)]
+struct Healthy {
+    ok: bool,
+}
+
+/// Whether traffic should be sent here.
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
+}
+
+async fn readyz(
+    State(running): State<Arc<Running>>,
+    pairs: Pairs,
+) -> Result<(StatusCode, Json<Readiness>), Refusal> {
+    let mut reasons = running.unready();
+    for (name, value) in read(pairs)? {
+        if name != "pool" {
+            return Err(Refusal::bad_request(format!(
+                "unknown parameter {name:?}; there is pool"
+            )));
+        }
+        let pool = running.pool(&value).ok_or_else(|| no_pool(&value))?;
+        if pool.snapshot().usable() == 0 {
+            reasons.push(format!("pool {value}: no usable backend"));
+        }
+    }
+    let (status, ready) = match reasons.is_empty() {
+        true => (StatusCode::OK, true),
+        false => (StatusCode::SERVICE_UNAVAILABLE, false),
+    };
+    Ok((status, Json(Readiness { ready, reasons })))
+}
+
+async fn history(
+    State(running): State<Arc<Running>>,
+    names: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Json<History>, Refusal> {
+    let Path((pool, backend)) = names.map_err(|error| Refusal::bad_request(error.body_text()))?;
+    History::of(&running, &pool, &backend).map(Json)
+}
+
+fn read(pairs: Pairs) -> Result<Vec<(String, String)>, Refusal> {
+    let Query(pairs) = pairs.map_err(|error| Refusal::bad_request(error.body_text()))?;
+    Ok(pairs)
+}

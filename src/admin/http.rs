@@ -1,0 +1,165 @@
+//! One connection of the endpoint: HTTP/1.1 in, answers out, in bounded time and memory.
+//!
+//! A head that is not there after [`PATIENCE`] ends the connection, and so does a client that
+//! takes no byte of its answer for as long. Bodies are not waited for: who sends one that
+//! nobody reads is answered at once.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming as RequestBody;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::endpoint::Activity;
+use crate::net::{Incoming, Kind};
+
+/// For a request's head to come, and between bytes of an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Largest head of a request, in bytes.
+const MAX_HEAD: usize = 32 << 10;
+/// How long, and for how many bytes, a client that is still sending is listened to after its
+/// last answer: closing the socket before would reset it, and the answer might be lost.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 4 << 20;
+
+/// What answers requests.
+pub(super) type Router = TowerToHyperService<axum::Router>;
+
+/// Serves one connection to its end.
+pub(super) async fn serve(incoming: Incoming, router: Router, activity: Rc<Activity>) {
+    // A socket that the kernel just gave can be registered, or else there is no memory; the
+    // connection is closed then.
+    let socket = incoming.socket;
+    match incoming.kind {
+        Kind::Tcp => {
+            let socket = std::net::TcpStream::from(socket);
+            // Without it an answer in two parts may wait for an acknowledgement in between.
+            let _ = socket.set_nodelay(true);
+            if let Ok(stream) = TcpStream::from_std(socket) {
+                talk(stream, router, activity).await;
+            }
+        }
+        Kind::Unix => {
+            let socket = std::os::unix::net::UnixStream::from(socket);
+            if let Ok(stream) = UnixStream::from_std(socket) {
+                talk(stream, router, activity).await;
+            }
+        }
+    }
+}
+
+async fn talk<S>(stream: S, router: Router, activity: Rc<Activity>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let answer = service_fn(move |request: Request<RequestBody>| {
+        activity.set_busy(true);
+        let activity = Rc::clone(&activity);
+        let answer = router.call(request.map(Body::new));
+        Box::pin(async move {
+            let answer = answer.await;
+            activity.set_busy(false);
+            answer
+        })
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(Impatient::new(stream)), answer);
+    // What went wrong the client was told, if it could be.
+    let _ = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+    let Impatient { stream, .. } = connection.into_parts().io.into_inner();
+    let _ = timeout(LINGER, linger(stream)).await;
+}
+
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = stream.take(LINGER_BYTES);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+/// A stream whose writes fail once the other side has taken nothing for [`PATIENCE`].
+struct Impatient<S> {
+    stream: S,
+    blocked: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    fn new(stream: S) -> Self {
+        Self {
+            stream,
+            blocked: None,
+        }
+    }
+
+    fn unless_blocked<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.blocked = None;
+            return written;
+        }
+        let blocked = self
+            .blocked
+            .get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        ready!(blocked.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_blocked(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.unless_blocked(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,326 @@
+//! `GET /stats`: everything that is counted, and what state everything is in.
+//!
+//! The structures are the format: fields may be added, none is renamed. Every state and every
+//! reason is always there. The whole answer is built before the first byte is sent, so no lock
+//! is held while a slow client reads.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::Running;
+use super::history::Transition;
+use super::words::{At, Seconds, Table};
+use crate::listener::Listener;
+use crate::metrics::histogram::Summary;
+use crate::metrics::{Counter, Ended, ListenerCounters, PerCore, Rejected};
+use crate::net::Address;
+use crate::pool::{BackendCounters, BackendView, CheckResult, Pool, PoolCounters, State};
+
+/// Entries of a backend's history that are shown here.
+const LAST_TRANSITIONS: usize = 3;
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Stats {
+    version: &'static str,
+    pid: u32,
+    started_at: At,
+    uptime_seconds: Seconds,
+    config: Config,
+    /// Runtime changes.
+    overrides: [(); 0],
+    generations: [Generation; 1],
+    connections: Process,
+    listeners: Table<Arc<str>, ListenerStats>,
+    pools: Table<Arc<str>, PoolStats>,
+}
+
+#[derive(Debug, Serialize)]
+struct Config {
+    path: String,
+    generation: u64,
+    loaded_at: At,
+    last_reload: LastReload,
+}
+
+#[derive(Debug, Serialize)]
+struct LastReload {
+    ok: bool,
+    at: At,
+    error: Option<String>,
+    pending_restart: [&'static str; 0],
+}
+
+/// A process that has connections of this balancer.
+#[derive(Debug, Serialize)]
+struct Generation {
+    pid: u32,
+    active: u64,
+    since: At,
+}
+
+#[derive(Debug, Serialize)]
+struct Process {
+    active: u64,
+    total: u64,
+    limit: usize,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Connections {
+    active: u64,
+    total: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ListenerStats {
+    addresses: Vec<Address>,
+    pool: Option<Arc<str>>,
+    accepting: bool,
+    connections: Connections,
+    rejected: Table<Rejected, u64>,
+    ended: Table<Ended, u64>,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct PoolStats {
+    balance: &'static str,
+    held: usize,
+    held_total: u64,
+    paused_until: Option<At>,
+    connections: Connections,
+    bytes_in: u64,
+    bytes_out: u64,
+    ended: Table<Ended, u64>,
+    backends: Table<Arc<str>, BackendStats>,
+}
+
+#[derive(Debug, Serialize)]
+struct BackendStats {
+    address: Address,
+    state: State,
+    admin: &'static str,
+    checks: &'static str,
+    ejected_until: Option<At>,
+    weight: u32,
+    effective_weight: f64,
+    backup: bool,
+    connections: BackendConnections,
+    bytes_in: u64,
+    bytes_out: u64,
+    connect_seconds: Summary,
+    first_byte_seconds: Summary,
+    duration_seconds: Summary,
+    health: Health,
+}
+
+#[derive(Debug, Serialize)]
+struct BackendConnections {
+    active: u32,
+    total: u64,
+    limit: u32,
+    connecting: u32,
+    failed: u64,
+    retried: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Health {
+    kind: &'static str,
+    last_at: Option<At>,
+    last_ok: Option<bool>,
+    last_error: Option<String>,
+    latency_seconds: Option<Seconds>,
+    since: At,
+    transitions: u64,
+    passes_needed: u32,
+    history: Vec<Transition>,
+}
+
+impl Stats {
+    /// Of this moment.
+    pub(super) fn of(running: &Running) -> Self {
+        let pid = std::process::id();
+        let now = Instant::now();
+        let limited = running.admission.gate.is_paused();
+        let listeners = running.listeners.iter();
+        let listeners: Table<_, _> = listeners
+            .map(|listener| (listener.origin.name.clone(), of_listener(listener, limited)))
+            .collect();
+        let pools = running.pools.iter();
+        let process = Process::sum(&listeners, running.admission.gate.limit());
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            pid,
+            started_at: At(running.started_at),
+            uptime_seconds: Seconds(now.saturating_duration_since(running.started)),
+            config: Config::of(running),
+            overrides: [],
+            generations: [Generation {
+                pid,
+                active: process.active,
+                since: At(running.started_at),
+            }],
+            connections: process,
+            listeners,
+            pools: pools
+                .map(|pool| (Arc::clone(&pool.name), of_pool(pool, now)))
+                .collect(),
+        }
+    }
+}
+
+impl Config {
+    fn of(running: &Running) -> Self {
+        let at = At(running.loaded_at);
+        Self {
+            path: running.path.display().to_string(),
+            generation: 1,
+            loaded_at: at,
+            last_reload: LastReload {
+                ok: true,
+                at,
+                error: None,
+                pending_restart: [],
+            },
+        }
+    }
+}
+
+impl Process {
+    fn sum(listeners: &Table<Arc<str>, ListenerStats>, limit: usize) -> Self {
+        let each = || listeners.values().map(|listener| listener.connections);
+        Self {
+            active: each().map(|connections| connections.active).sum(),
+            total: each().map(|connections| connections.total).sum(),
+            limit,
+        }
+    }
+}
+
+/// One count for each word, in the order of the words.
+fn by_word<T: Copy, C>(
+    words: &[T],
+    cells: &PerCore<C>,
+    count: impl Fn(&C, usize) -> &Counter,
+) -> Table<T, u64> {
+    let counted = words.iter().enumerate();
+    counted
+        .map(|(index, word)| (*word, cells.sum(|cell| count(cell, index).value())))
+        .collect()
+}
+
+fn of_listener(listener: &Listener, limited: bool) -> ListenerStats {
+    let counters: &PerCore<ListenerCounters> = &listener.origin.counters;
+    // What left is read first, and `active` is what is left of the total: so they add up in
+    // every answer, while connections come and go.
+    let rejected = by_word(Rejected::ALL, counters, |cell, index| &cell.rejected[index]);
+    let ended = by_word(Ended::ALL, counters, |cell, index| &cell.ended[index]);
+    let left: u64 = rejected.values().chain(ended.values()).sum();
+    let total = counters.sum(|cell| cell.total.value()).max(left);
+    ListenerStats {
+        addresses: listener.addresses.clone(),
+        pool: listener.settings.pool.clone(),
+        accepting: listener.is_accepting() && !limited,
+        connections: Connections {
+            active: total - left,
+            total,
+        },
+        rejected,
+        ended,
+        bytes_in: counters.sum(|cell| cell.bytes_in.value()),
+        bytes_out: counters.sum(|cell| cell.bytes_out.value()),
+    }
+}
+
+fn of_pool(pool: &Pool, now: Instant) -> PoolStats {
+    let settings = pool.settings();
+    let views = pool.view();
+    let backends: Table<_, _> = views
+        .into_iter()
+        .map(|view| {
+            (
+                Arc::clone(&view.backend.name),
+                of_backend(view, &settings, now),
+            )
+        })
+        .collect();
+    let counters: &PerCore<PoolCounters> = &pool.counters;
+    let ended = by_word(Ended::ALL, counters, |cell, index| &cell.ended[index]);
+    PoolStats {
+        balance: settings.balance.as_str(),
+        held: pool.held(),
+        held_total: counters.sum(|cell| cell.held.value()),
+        paused_until: None,
+        connections: of_pool_connections(counters, ended.values().sum()),
+        bytes_in: backends.values().map(|backend| backend.bytes_in).sum(),
+        bytes_out: backends.values().map(|backend| backend.bytes_out).sum(),
+        ended,
+        backends,
+    }
+}
+
+/// Connections that a fallback took over belong to the fallback, to it alone.
+fn of_pool_connections(counters: &PerCore<PoolCounters>, ended: u64) -> Connections {
+    let moved = counters.sum(|cell| cell.moved.value());
+    let total = counters
+        .sum(|cell| cell.total.value())
+        .saturating_sub(moved);
+    let total = total.max(ended);
+    Connections {
+        active: total - ended,
+        total,
+    }
+}
+
+fn of_backend(view: BackendView, pool: &crate::config::Pool, now: Instant) -> BackendStats {
+    let backend = &view.backend;
+    let sum =
+        |count: fn(&BackendCounters) -> &Counter| backend.counters.sum(|cell| count(cell).value());
+    BackendStats {
+        address: backend.address.clone(),
+        state: view.state,
+        admin: view.admin.as_str(),
+        checks: view.checks.as_str(),
+        ejected_until: None,
+        weight: view.settings.weight,
+        effective_weight: f64::from(view.settings.weight),
+        backup: view.settings.backup,
+        connections: BackendConnections {
+            active: backend.active(),
+            total: sum(|cell| &cell.total),
+            limit: backend.limit(),
+            connecting: backend.connecting(),
+            failed: sum(|cell| &cell.failed),
+            retried: sum(|cell| &cell.retried),
+        },
+        bytes_in: sum(|cell| &cell.bytes_in),
+        bytes_out: sum(|cell| &cell.bytes_out),
+        connect_seconds: backend.connect_seconds.summary(now),
+        first_byte_seconds: backend.first_byte_seconds.summary(now),
+        duration_seconds: backend.duration_seconds.summary(now),
+        health: Health::of(view, pool),
+    }
+}
+
+impl Health {
+    fn of(view: BackendView, pool: &crate::config::Pool) -> Self {
+        let last = view.last_check.as_ref();
+        let shown = view.history.len().saturating_sub(LAST_TRANSITIONS);
+        Self {
+            kind: pool.health.kind.as_str(),
+            last_at: last.map(|check| At(check.at)),
+            last_ok: last.map(CheckResult::passed),
+            last_error: last.and_then(|check| check.error.clone()),
+            latency_seconds: last.map(|check| Seconds(check.took)),
+            since: At(view.since),
+            transitions: view.transitions,
+            passes_needed: view.passes_needed,
+            history: view.history[shown..].iter().map(Transition::of).collect(),
+        }
+    }
+}
