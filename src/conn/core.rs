@@ -78,7 +78,7 @@ impl Core {
         Rc::new(Self {
             index,
             buffer: RefCell::new(vec![0; BUFFER].into()),
-            pipes: Pipes::new(pipes),
+            pipes: Pipes::new(pipes, Arc::clone(&process), index),
             entries: RefCell::default(),
             accepted: Cell::new(0),
             log,
@@ -107,11 +107,6 @@ impl Core {
 
     pub(super) fn pipes(&self) -> &Rc<Pipes> {
         &self.pipes
-    }
-
-    /// Lets the process know how many pipes carry bytes.
-    pub(super) fn publish_pipes(&self) {
-        self.process.set_pipes(self.index, self.pipes.in_use());
     }
 
     /// Enters a connection into the table, until the guard is dropped.

@@ -177,7 +177,6 @@ impl Observer for Meter<'_> {
 
     fn spliced(&self, bytes: u64) {
         self.core.process().spliced.here().add(bytes);
-        self.core.publish_pipes();
     }
 
     fn answered(&self, took: Duration, now: Instant) {

@@ -3,8 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+
+use crate::metrics::Process;
 
 /// What an unprivileged pipe may have at most (`fs.pipe-max-size`), in bytes. At 64 KiB splice
 /// is no better than copying, at 1 MiB it costs half.
@@ -20,6 +23,8 @@ pub struct Pipes {
     idle: RefCell<Vec<(OwnedFd, OwnedFd, usize)>>,
     in_use: Cell<usize>,
     most: usize,
+    process: Arc<Process>,
+    core: usize,
 }
 
 /// A pipe taken from [`Pipes`]. Dropping it with bytes in it destroys it: what one client sent
@@ -33,18 +38,21 @@ pub struct Pipe {
 }
 
 impl Pipes {
-    /// A pool of at most `most` pipes at once.
-    pub fn new(most: usize) -> Rc<Self> {
+    /// A pool of at most `most` pipes at once, for core `core` of `process`.
+    pub fn new(most: usize, process: Arc<Process>, core: usize) -> Rc<Self> {
         Rc::new(Self {
             idle: RefCell::default(),
             in_use: Cell::new(0),
             most,
+            process,
+            core,
         })
     }
 
-    /// Pipes that carry bytes now.
-    pub fn in_use(&self) -> usize {
-        self.in_use.get()
+    /// Notes how many are in use, for this pool and for whoever looks from outside.
+    fn set_in_use(&self, pipes: usize) {
+        self.in_use.set(pipes);
+        self.process.set_pipes(self.core, pipes);
     }
 
     /// An empty pipe; `None`: all are in use, or the machine has no more to give, and the
@@ -55,7 +63,7 @@ impl Pipes {
         }
         let idle = self.idle.borrow_mut().pop();
         let (read, write, capacity) = idle.or_else(create)?;
-        self.in_use.set(self.in_use.get() + 1);
+        self.set_in_use(self.in_use.get() + 1);
         Some(Pipe {
             home: Rc::clone(self),
             ends: Some((read, write)),
@@ -105,7 +113,7 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        self.home.in_use.set(self.home.in_use.get() - 1);
+        self.home.set_in_use(self.home.in_use.get() - 1);
         let mut idle = self.home.idle.borrow_mut();
         if let Some((read, write)) = self.ends.take()
             && self.held == 0
@@ -120,9 +128,13 @@ impl Drop for Pipe {
 mod tests {
     use super::*;
 
+    fn pipes(most: usize) -> Rc<Pipes> {
+        Pipes::new(most, Arc::new(Process::new(1)), 0)
+    }
+
     #[test]
     fn a_pipe_that_holds_bytes_is_never_handed_on() {
-        let pipes = Pipes::new(2);
+        let pipes = pipes(2);
         let mut pipe = pipes.take().expect("a pipe");
         rustix::io::write(pipe.write_end(), b"secret").expect("room");
         pipe.filled(6);
@@ -135,13 +147,13 @@ mod tests {
 
     #[test]
     fn the_cap_holds_and_a_clean_pipe_is_used_again() {
-        let pipes = Pipes::new(1);
+        let pipes = pipes(1);
         let pipe = pipes.take().expect("a pipe");
         assert!(pipes.take().is_none());
-        assert_eq!(pipes.in_use(), 1);
+        assert_eq!(pipes.process.pipes_in_use(), 1);
         drop(pipe);
         assert_eq!(pipes.idle.borrow().len(), 1);
         assert!(pipes.take().is_some());
-        assert_eq!(pipes.in_use(), 0);
+        assert_eq!(pipes.process.pipes_in_use(), 0);
     }
 }
