@@ -163,3 +163,33 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_given_up() {
+        let (near, _far) = tokio::io::duplex(16);
+        let mut stream = Impatient::new(near);
+        let started = tokio::time::Instant::now();
+        let error = stream.write_all(&[0; 64]).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(started.elapsed(), PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_is_waited_for() {
+        let (near, mut far) = tokio::io::duplex(16);
+        let mut stream = Impatient::new(near);
+        let reader = async {
+            let mut buffer = [0; 8];
+            for _ in 0..8 {
+                sleep(PATIENCE / 2).await;
+                far.read_exact(&mut buffer).await.expect("bytes");
+            }
+        };
+        let (written, ()) = tokio::join!(stream.write_all(&[0; 64]), reader);
+        written.expect("every byte was taken in time");
+    }
+}

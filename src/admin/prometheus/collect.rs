@@ -329,3 +329,15 @@ fn unix(at: SystemTime) -> f64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap_or_default().as_secs_f64()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declared_states_are_those_of_backends_in_their_order() {
+        let declared = families::BACKEND_STATE.labels.last().expect("a state");
+        let words = State::ALL.map(State::as_str);
+        assert_eq!(declared.values, words);
+    }
+}
