@@ -133,7 +133,9 @@ pub struct ListenError {
 impl ListenError {
     fn text(&self) -> String {
         match self.source.kind() {
-            io::ErrorKind::AddrInUse => "the address is in use by another process".into(),
+            io::ErrorKind::AddrInUse => {
+                "the address is in use; `ss -lntp` shows by which process".into()
+            }
             io::ErrorKind::PermissionDenied => format!(
                 "{} (ports below 1024 need CAP_NET_BIND_SERVICE, a socket file a writable directory)",
                 self.source
