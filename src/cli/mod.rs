@@ -79,6 +79,19 @@ impl Failure {
         }
     }
 
+    /// The same for an error, with all that is behind it.
+    fn error(error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        for cause in std::iter::successors(error.source(), |error| error.source()) {
+            let cause = cause.to_string();
+            // Some errors tell their source themselves.
+            if !message.contains(&cause) {
+                message = format!("{message}: {cause}");
+            }
+        }
+        Self::failed(message)
+    }
+
     /// The command line or the configuration is missing or invalid.
     fn invalid(why: impl std::fmt::Display) -> Self {
         Self {
@@ -132,6 +145,22 @@ mod tests {
     #[test]
     fn the_command_line_makes_sense_to_its_parser() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot open {0}")]
+        struct Open(&'static str, #[source] std::io::Error);
+        #[derive(Debug, thiserror::Error)]
+        #[error("log: {0}")]
+        struct Log(#[source] Open);
+        let error = Log(Open("a.log", std::io::ErrorKind::NotFound.into()));
+        let failure = Failure::error(&error);
+        assert_eq!(
+            failure.message,
+            "error: log: cannot open a.log: entity not found"
+        );
     }
 
     #[test]

@@ -23,12 +23,12 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
         let warnings = loaded.warnings;
         return Err(Failure::problems(Faults { problems, warnings }));
     }
-    let log = log::init(&loaded.config.log).map_err(Failure::failed)?;
+    let log = log::init(&loaded.config.log).map_err(|error| Failure::error(&error))?;
     log::install_panic_hook();
     loaded.warnings.iter().for_each(warn);
     let served = serve(loaded, path, log.clone());
     log.flush(LAST_LINES);
-    served.map_err(Failure::failed)
+    served.map_err(|error| Failure::error(&error))
 }
 
 /// Starts a balancer and serves until told to stop.
@@ -39,7 +39,7 @@ pub(super) fn serve(loaded: Loaded, path: PathBuf, log: log::Handle) -> Result<(
 fn cannot_become(path: &Path, why: &UserError) -> Failure {
     match why.is_unknown() {
         true => Failure::problems(format_args!("{}: {why}", path.display())),
-        false => Failure::failed(why),
+        false => Failure::error(why),
     }
 }
 

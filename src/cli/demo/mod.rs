@@ -11,7 +11,6 @@ mod prompt;
 
 use std::io;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -46,19 +45,19 @@ pub(super) fn demo(args: &DemoArgs) -> Outcome {
     let backends = backends.map_err(no_port)?;
     let text = configuration(backends.iter().map(|(backend, _)| backend));
     let loaded = config::parse(&text, "demo", &|_| None).map_err(Failure::problems)?;
-    let log = log::init(&loaded.config.log).map_err(Failure::failed)?;
+    let log = log::init(&loaded.config.log).map_err(|error| Failure::error(&error))?;
     log::install_panic_hook();
-    let server =
-        Server::start(loaded, PathBuf::from("demo"), log.clone()).map_err(Failure::failed)?;
+    let server = Server::start(loaded, "demo".into(), log.clone())
+        .map_err(|error| Failure::error(&error))?;
     if args.print_config {
         print(&text)?;
     }
     print(introduction(server.running()))?;
     let stop = CancellationToken::new();
-    play(backends, stop.clone()).map_err(Failure::failed)?;
+    play(backends, stop.clone()).map_err(|error| Failure::error(&error))?;
     let served = server.run(stop);
     log.flush(LAST_LINES);
-    served.map_err(Failure::failed)
+    served.map_err(|error| Failure::error(&error))
 }
 
 fn configuration<'b>(backends: impl Iterator<Item = &'b Backend>) -> String {
