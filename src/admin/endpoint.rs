@@ -20,7 +20,7 @@ use crate::log::SharedThrottle;
 use crate::net::{Acceptor, Address, Incoming, ListenError, ListenOptions, Liveness, Socket};
 
 /// Most connections at once.
-const MOST: usize = 256;
+pub const MOST_CONNECTIONS: usize = 256;
 /// How long to wait for descriptors or memory after accept(2) had none.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -137,7 +137,7 @@ impl Door {
 
     /// Whether one more can come in, at the cost of another if need be.
     fn make_room(&self) -> bool {
-        if self.seats.borrow().len() < MOST {
+        if self.seats.borrow().len() < MOST_CONNECTIONS {
             return true;
         }
         let silent = {

@@ -24,7 +24,7 @@ mod running;
 mod stats;
 mod words;
 
-pub use endpoint::{Bound, bind};
+pub use endpoint::{Bound, MOST_CONNECTIONS, bind};
 pub use running::{Parts, Phase, Running};
 
 use std::sync::Arc;

@@ -7,13 +7,16 @@
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::core_count;
+use crate::admin;
 use crate::config::Config;
 
 /// The kernel cuts every accept queue to this, see listen(2).
 const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
 
-/// Descriptors of the process itself: standard streams, runtimes, log, admin requests.
+/// Descriptors of the process itself: standard streams, runtimes, log.
 const OWN: u64 = 32;
+/// Requests to the admin endpoint get at most this part of all descriptors.
+const ADMIN_SHARE: u64 = 16;
 /// Each runtime has an epoll, an eventfd and a socket pair.
 const PER_CORE: u64 = 4;
 /// Most pipes of all cores together, of two descriptors each.
@@ -86,7 +89,9 @@ fn divide(descriptors: u64, config: &Config, cores: usize) -> Limits {
         .map(|listener| listener.bind.len())
         .sum();
     let backends: usize = config.pools.iter().map(|pool| pool.backends.len()).sum();
-    let reserved = OWN + PER_CORE * cores + 2 * pipes * cores + addresses as u64 + backends as u64;
+    let admin = (descriptors / ADMIN_SHARE).min(admin::MOST_CONNECTIONS as u64);
+    let fixed = OWN + PER_CORE * cores + 2 * pipes * cores + admin;
+    let reserved = fixed + addresses as u64 + backends as u64;
     // However little there is, half of it is for connections: accepting pauses when even that
     // turns out to be too much.
     let for_connections = descriptors.saturating_sub(reserved).max(descriptors / 2);
