@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::core::{Entry, Phase};
+use super::fault;
 use super::record::Record;
 use crate::balance::consistent_hash;
 use crate::config::{self, HashKey};
@@ -131,6 +132,7 @@ impl<'a> Connector<'a> {
         self.record.pick = Some(lease.pick());
         self.record.set_backend(lease.backend());
         self.entry.set_phase(Phase::Connecting);
+        fault::point("connect", self.record.listener());
         let started = Instant::now();
         let liveness = Liveness {
             keepalive: settings.keepalive,

@@ -113,7 +113,6 @@ async fn stages(
     let Some(pool) = origin.pool.load_full() else {
         return Outcome::Rejected(Rejected::NoRoute);
     };
-    fault::point("connect", &origin.name);
     let connector = Connector::new(&client, entry, record);
     // Boxed, so that an established connection does not keep the memory of this stage.
     match Box::pin(connector.connect(pool)).await {

@@ -74,6 +74,11 @@ impl Record {
         Rc::clone(&self.entered.entry)
     }
 
+    /// The listener's name.
+    pub(super) fn listener(&self) -> &str {
+        &self.origin.name
+    }
+
     pub(super) fn client(&self) -> &Address {
         &self.client
     }

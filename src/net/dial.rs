@@ -133,7 +133,7 @@ async fn established(
     started: rustix::io::Result<()>,
 ) -> Result<Stream, DialError> {
     match started {
-        // On loopback the handshake is over when connect(2) returns.
+        // A Unix socket connects at once, or not at all.
         Ok(()) => Ok(Stream::new(socket, kind)?),
         Err(Errno::INPROGRESS) => {
             let pending = sys::register(socket)?;

@@ -226,16 +226,14 @@ impl Stream {
             match self.io.poll_write_ready(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(mut guard)) => {
-                    if self.is_broken() {
-                        return Poll::Ready(());
-                    }
-                    if guard.ready().is_write_closed() {
-                        // Shut down both ways in order: nothing can break any more.
-                        return Poll::Pending;
-                    }
+                // Whatever breaks a connection closes its sending side: no need to ask the
+                // kernel about a socket that merely has room.
+                Poll::Ready(Ok(mut guard)) if !guard.ready().is_write_closed() => {
                     guard.clear_ready();
                 }
+                Poll::Ready(Ok(_)) if self.is_broken() => return Poll::Ready(()),
+                // Shut down both ways in order: nothing can break any more.
+                Poll::Ready(Ok(_)) => return Poll::Pending,
             }
         }
     }

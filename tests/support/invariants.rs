@@ -45,6 +45,7 @@ pub fn check(isobar: &Isobar, baseline: Baseline, clients: Option<&Tally>) {
     if isobar.has_admin() {
         settle("gauges back at zero", || gauges(isobar));
         settle("counts that add up", || sums(&isobar.stats()));
+        settle("no fault of isobar but injected ones", || faults(isobar));
         settle("bytes as the peers counted", || {
             bytes(&isobar.stats(), clients)
         });
@@ -127,7 +128,6 @@ fn zero_metrics(text: &str) -> Result<(), String> {
         "isobar_backend_connections_active",
         "isobar_held_connections",
         "isobar_pipes_in_use",
-        "isobar_panics_total",
     ];
     for name in names {
         if let Some(value) = samples(text, name, &[]).find(|value| *value != 0.0) {
@@ -135,6 +135,16 @@ fn zero_metrics(text: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// As many panics, and connections that ended by one, as the case injected.
+fn faults(isobar: &Isobar) -> Result<(), String> {
+    let expected = isobar.panics_expected();
+    let ended = total_of("internal", &isobar.stats()["listeners"]);
+    let panics = isobar.metric("isobar_panics_total", &[]);
+    let fine = ended == expected && panics == expected as f64;
+    fine.then_some(())
+        .ok_or_else(|| format!("{ended} connections ended by {panics} panics"))
 }
 
 /// Every accepted socket is accounted for once, at its listener and in a pool.
@@ -149,9 +159,6 @@ fn sums(stats: &Value) -> Result<(), String> {
         }
     }
     for reason in reasons(stats) {
-        if reason == "internal" && total_of(&reason, &stats["listeners"]) > 0 {
-            return Err("a connection ended by a fault of isobar".to_owned());
-        }
         let at = |tables: &str| total_of(&reason, &stats[tables]);
         if at("listeners") != at("pools") {
             return Err(format!("{reason} differs between listeners and pools"));

@@ -193,6 +193,7 @@ pub struct Isobar {
     baseline: Baseline,
     exited: Option<ExitStatus>,
     bytes_unchecked: bool,
+    panics_expected: u64,
     dir: TempDir,
 }
 
@@ -229,6 +230,7 @@ impl Isobar {
             baseline,
             exited: None,
             bytes_unchecked: false,
+            panics_expected: 0,
             dir: launch.dir,
         }
     }
@@ -265,6 +267,16 @@ impl Isobar {
     /// Whether it has ended.
     pub fn has_exited(&mut self) -> bool {
         self.exited.is_some() || !self.process().is_alive()
+    }
+
+    /// So many faults of isobar were injected: the invariants want exactly as many, not none.
+    pub fn expect_panics(&mut self, n: u64) {
+        self.panics_expected = n;
+    }
+
+    /// Faults of isobar that were injected.
+    pub fn panics_expected(&self) -> u64 {
+        self.panics_expected
     }
 
     /// Lets the invariants pass over byte counts: for cases whose backends see other bytes than
