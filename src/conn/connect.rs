@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::core::{Entry, Phase};
 use super::fault;
 use super::record::Record;
+use super::timers::{Timer, Timers};
 use crate::balance::consistent_hash;
 use crate::config::{self, HashKey};
 use crate::metrics::Ended;
@@ -32,6 +34,7 @@ pub(super) struct Connector<'a> {
     client: &'a Stream,
     entry: &'a Entry,
     record: &'a mut Record,
+    timers: &'a Rc<Timers>,
     /// Its place in the hold queue, kept over releases.
     ticket: Option<Ticket>,
     /// What the last attempt failed with.
@@ -39,11 +42,17 @@ pub(super) struct Connector<'a> {
 }
 
 impl<'a> Connector<'a> {
-    pub(super) fn new(client: &'a Stream, entry: &'a Entry, record: &'a mut Record) -> Self {
+    pub(super) fn new(
+        client: &'a Stream,
+        entry: &'a Entry,
+        record: &'a mut Record,
+        timers: &'a Rc<Timers>,
+    ) -> Self {
         Self {
             client,
             entry,
             record,
+            timers,
             ticket: None,
             failure: None,
         }
@@ -139,7 +148,12 @@ impl<'a> Connector<'a> {
             user_timeout: settings.user_timeout,
         };
         let address = lease.backend().address.clone();
-        let dial = pin!(dial(&address, liveness, settings.connect_timeout));
+        let dial = pin!(dial_within(
+            self.timers,
+            settings.connect_timeout,
+            &address,
+            liveness
+        ));
         let dialled = self.unless(dial, |cx| self.client.poll_broken(cx)).await?;
         let now = Instant::now();
         match dialled {
@@ -222,4 +236,23 @@ impl<'a> Connector<'a> {
             (Address::Unix(_), _) => rand::random(),
         }
     }
+}
+
+/// Dials until `timeout`; zero: as long as the kernel tries.
+async fn dial_within(
+    timers: &Rc<Timers>,
+    timeout: Duration,
+    address: &Address,
+    liveness: Liveness,
+) -> Result<Stream, DialError> {
+    let mut dial = pin!(dial(address, liveness));
+    let mut timer = Timer::new(timers);
+    let deadline = Instant::now() + timeout;
+    poll_fn(|cx| match dial.as_mut().poll(cx) {
+        Poll::Pending if !timeout.is_zero() => timer
+            .poll(cx, deadline, Instant::now())
+            .map(|()| Err(DialError::Timeout(timeout))),
+        dialled => dialled,
+    })
+    .await
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::relay::Pipes;
+use super::timers::Timers;
 use crate::log;
 use crate::metrics::{Ended, Process};
 use crate::net::Address;
@@ -66,6 +67,7 @@ pub struct Core {
     index: usize,
     buffer: RefCell<Box<[u8]>>,
     pipes: Rc<Pipes>,
+    timers: Rc<Timers>,
     entries: RefCell<BTreeMap<u64, Rc<Entry>>>,
     accepted: Cell<u64>,
     log: log::Handle,
@@ -79,6 +81,7 @@ impl Core {
             index,
             buffer: RefCell::new(vec![0; BUFFER].into()),
             pipes: Pipes::new(pipes, Arc::clone(&process), index),
+            timers: Rc::default(),
             entries: RefCell::default(),
             accepted: Cell::new(0),
             log,
@@ -99,6 +102,11 @@ impl Core {
     /// What is counted for the process.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// The deadlines of its connections; the core must [run](Timers::run) them.
+    pub fn timers(&self) -> &Rc<Timers> {
+        &self.timers
     }
 
     pub(super) fn buffer(&self) -> RefMut<'_, Box<[u8]>> {

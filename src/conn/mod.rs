@@ -7,6 +7,7 @@ pub mod relay;
 mod connect;
 mod fault;
 mod record;
+mod timers;
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -113,7 +114,7 @@ async fn stages(
     let Some(pool) = origin.pool.load_full() else {
         return Outcome::Rejected(Rejected::NoRoute);
     };
-    let connector = Connector::new(&client, entry, record);
+    let connector = Connector::new(&client, entry, record, core.timers());
     // Boxed, so that an established connection does not keep the memory of this stage.
     match Box::pin(connector.connect(pool)).await {
         Err(ended) => Outcome::Ended(ended),

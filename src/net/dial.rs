@@ -76,29 +76,14 @@ const LOCAL_FAULTS: &[Errno] = &[
     Errno::PERM,
 ];
 
-/// Connects to `address` within `timeout` (zero: as long as the kernel tries).
+/// Connects to `address`, for as long as the kernel tries.
 ///
 /// # Errors
-/// [`DialError`]; the socket is closed at once, no attempt lingers.
+/// [`DialError`], never [`DialError::Timeout`], which is for whoever gives up sooner.
 ///
 /// # Cancel safety
-/// Dropping the future closes the socket.
-pub async fn dial(
-    address: &Address,
-    liveness: Liveness,
-    timeout: Duration,
-) -> Result<Stream, DialError> {
-    let attempt = connect_to(address, liveness);
-    if timeout.is_zero() {
-        return attempt.await;
-    }
-    match tokio::time::timeout(timeout, attempt).await {
-        Ok(result) => result,
-        Err(_) => Err(DialError::Timeout(timeout)),
-    }
-}
-
-async fn connect_to(address: &Address, liveness: Liveness) -> Result<Stream, DialError> {
+/// Dropping the future closes the socket; no attempt lingers.
+pub async fn dial(address: &Address, liveness: Liveness) -> Result<Stream, DialError> {
     match address {
         Address::Ip(ip) => {
             let family = if ip.is_ipv4() {

@@ -60,6 +60,7 @@ impl CorePlan {
             rustix::thread::gettid().as_raw_nonzero().get() as u64,
         );
         let core = Core::new(self.index, self.pipes, self.log.clone(), process);
+        tokio::task::spawn_local(Rc::clone(core.timers()).run());
         let accepting = self.accept(&core);
         let failed = accepting.is_err();
         started(accepting);

@@ -191,7 +191,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             up: Half::new(settings.engine),
             down: Half::new(settings.engine),
             first_fin: None,
-            timer: IdleTimer::new(settings.idle_timeout, now),
+            timer: IdleTimer::new(core.timers(), settings.idle_timeout, now),
             asked: Some(now),
         }
     }

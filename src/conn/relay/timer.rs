@@ -1,30 +1,29 @@
-//! A time-out that progress pushes back, without touching the runtime's timer each time.
+//! A time-out that progress pushes back without arming anything anew.
 //!
 //! The timer stays armed for the moment it was first armed for; when it fires too early, since
-//! something moved meanwhile, it is armed anew. So a connection that is busy pays for its
+//! something moved meanwhile, it is armed again. So a connection that is busy pays for its
 //! time-out once in `timeout`, not once a message.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::time::Sleep;
+use crate::conn::timers::{Timer, Timers};
 
 #[derive(Debug)]
 pub(super) struct IdleTimer {
     /// Zero: never.
     timeout: Duration,
     progress: Instant,
-    armed: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 impl IdleTimer {
-    pub(super) fn new(timeout: Duration, now: Instant) -> Self {
+    pub(super) fn new(timers: &Rc<Timers>, timeout: Duration, now: Instant) -> Self {
         Self {
             timeout,
             progress: now,
-            armed: None,
+            timer: Timer::new(timers),
         }
     }
 
@@ -37,7 +36,6 @@ impl IdleTimer {
     pub(super) fn restart(&mut self, timeout: Duration, now: Instant) {
         self.timeout = timeout;
         self.progress = now;
-        self.armed = None;
     }
 
     /// Completes when nothing moved for the time-out.
@@ -45,22 +43,6 @@ impl IdleTimer {
         if self.timeout.is_zero() {
             return Poll::Pending;
         }
-        let deadline = self.progress + self.timeout;
-        if now >= deadline {
-            return Poll::Ready(());
-        }
-        let fired = match &mut self.armed {
-            None => true,
-            Some(sleep) => now >= sleep.deadline().into_std(),
-        };
-        if fired {
-            let mut sleep = Box::pin(tokio::time::sleep_until(deadline.into()));
-            // Registers the waker; it cannot be over yet, or only by a hair.
-            if sleep.as_mut().poll(cx).is_ready() {
-                cx.waker().wake_by_ref();
-            }
-            self.armed = Some(sleep);
-        }
-        Poll::Pending
+        self.timer.poll(cx, self.progress + self.timeout, now)
     }
 }
