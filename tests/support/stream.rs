@@ -240,6 +240,19 @@ impl Stream {
         }
     }
 
+    /// From now on hears nothing and says nothing, as if the cable were cut: its kernel drops
+    /// whatever comes, unacknowledged. TCP only, and the test must not write to it any more.
+    pub fn vanish(&self) {
+        /// `BPF_RET | BPF_K`: of each packet keep so many bytes.
+        const RETURN: u16 = 0x06;
+        let keep_nothing = [socket2::SockFilter::new(RETURN, 0, 0, 0)];
+        socket2::SockRef::from(&self.fd)
+            .attach_filter(&keep_nothing)
+            .expect("anybody may filter their own socket");
+        // Else the end of the test would say FIN.
+        self.arm_reset();
+    }
+
     fn arm_reset(&self) {
         if !self.unix {
             sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO)).expect("a socket option");
