@@ -223,8 +223,9 @@ impl Backend {
         let mut state = lock(&self.state);
         *state = match std::mem::replace(&mut *state, State::Changing) {
             State::Listening(acceptor) => {
-                acceptor.stop();
+                // First, or somebody else might get the port in between.
                 let (fd, _) = bind(&self.shared.address).expect("its own address");
+                acceptor.stop();
                 State::Refusing(fd)
             }
             other => other,
@@ -341,12 +342,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no panic while it was held")
 }
 
-/// A socket bound to `address`, not listening, and the address it got.
+/// A socket bound to `address`, not listening, and the address it got. Sockets of this harness
+/// alone may share an address.
 pub fn bind(address: &Address) -> io::Result<(OwnedFd, Address)> {
     let fd = stream::socket(address)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
     match address {
         Address::Ip(to) => {
+            sockopt::set_socket_reuseport(&fd, true)?;
             rustix::net::bind(&fd, to)?;
             let got = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
             Ok((fd, Address::Ip(got)))
