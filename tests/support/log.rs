@@ -1,8 +1,10 @@
 //! What a process has written, line by line, while it runs.
 
 use std::io::{BufRead, BufReader, Read};
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -46,26 +48,46 @@ impl Line {
 /// The lines of one stream, collected by a thread.
 pub struct Log {
     lines: Arc<Mutex<Vec<Line>>>,
+    attention: Arc<AtomicU8>,
     reader: Option<JoinHandle<()>>,
 }
+
+/// What the reader does after the next line: goes on, ...
+const READ: u8 = 0;
+/// ... leaves everything in the pipe, ...
+const IGNORE: u8 = 1;
+/// ... or closes its end.
+const HANG_UP: u8 = 2;
 
 impl Log {
     /// Collects what `source` delivers, until its end.
     pub fn of(source: impl Read + Send + 'static) -> Self {
         let lines = Arc::<Mutex<Vec<Line>>>::default();
-        let sink = Arc::clone(&lines);
-        let reader = std::thread::spawn(move || {
-            for raw in BufReader::new(source).split(b'\n') {
-                let Ok(raw) = raw else { return };
-                let raw = String::from_utf8_lossy(&raw).into_owned();
-                let mut lines = sink.lock().expect("no panic while it was held");
-                lines.push(Line::new(raw));
-            }
-        });
+        let attention = Arc::new(AtomicU8::new(READ));
+        let reader = {
+            let (sink, attention) = (Arc::clone(&lines), Arc::clone(&attention));
+            std::thread::spawn(move || collect(source, &sink, &attention))
+        };
         Self {
             lines,
+            attention,
             reader: Some(reader),
         }
+    }
+
+    /// From the next line on nothing is read, until [`read_on`](Self::read_on).
+    pub fn stop_reading(&self) {
+        self.attention.store(IGNORE, SeqCst);
+    }
+
+    /// Reads again.
+    pub fn read_on(&self) {
+        self.attention.store(READ, SeqCst);
+    }
+
+    /// From the next line on nobody has the other end open.
+    pub fn hang_up(&self) {
+        self.attention.store(HANG_UP, SeqCst);
     }
 
     /// Everything so far.
@@ -92,8 +114,27 @@ impl Log {
 
     /// Waits until the writer has closed its end: nothing can follow.
     pub fn finish(&mut self) {
+        if self.attention.load(SeqCst) == IGNORE {
+            self.read_on();
+        }
         if let Some(reader) = self.reader.take() {
             reader.join().expect("the reader does not panic");
+        }
+    }
+}
+
+fn collect(source: impl Read, sink: &Mutex<Vec<Line>>, attention: &AtomicU8) {
+    for raw in BufReader::new(source).split(b'\n') {
+        let Ok(raw) = raw else { return };
+        let raw = String::from_utf8_lossy(&raw).into_owned();
+        let mut lines = sink.lock().expect("no panic while it was held");
+        lines.push(Line::new(raw));
+        drop(lines);
+        while attention.load(SeqCst) == IGNORE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if attention.load(SeqCst) == HANG_UP {
+            return;
         }
     }
 }

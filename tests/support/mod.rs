@@ -43,6 +43,6 @@ pub use isobar::{Exit, Isobar, Launch};
 pub use log::{Line, Log};
 pub use paths::{Engine, Path, on_every_path, on_every_path_with};
 pub use pattern::Pattern;
-pub use process::Process;
+pub use process::{Process, is_listening};
 pub use stream::{End, STALL, Stream};
 pub use tally::Tally;

@@ -108,6 +108,12 @@ pub fn unacknowledged(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
     Some(own.tx_queue.into())
 }
 
+/// Whether anybody listens on this address. Unlike connecting, looking leaves no trace.
+pub fn is_listening(address: SocketAddr) -> bool {
+    let mut sockets = tcp_sockets().into_iter();
+    sockets.any(|own| own.local_address == address && own.state == TcpState::Listen)
+}
+
 fn tcp_sockets() -> Vec<TcpNetEntry> {
     let mut sockets = procfs::net::tcp().unwrap_or_default();
     sockets.extend(procfs::net::tcp6().unwrap_or_default());
