@@ -108,12 +108,12 @@ fn is_ipv6(address: &Address) -> bool {
 
 fn backends(pool: &Named<'_>, sink: &mut Sink<'_>) {
     let written = pool.scope.own("backends");
-    if written.is_some_and(has_faulty) {
+    let all = build::backends(&pool.scope);
+    let built: Option<Vec<_>> = all.map(|(scope, _)| build::backend(&scope)).collect();
+    // One that could not be built is a fault, which says enough.
+    let Some(built) = built.filter(|_| !written.is_some_and(has_faulty)) else {
         return;
-    }
-    let built: Vec<_> = build::backends(&pool.scope)
-        .filter_map(|(scope, _)| build::backend(&scope))
-        .collect();
+    };
     let place = written.map_or(&pool.place, |at| &at.span).clone();
     let name = pool.name;
     if built.is_empty() {
