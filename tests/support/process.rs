@@ -1,11 +1,14 @@
 //! A process as the kernel sees it, from /proc.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::FDTarget;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+use super::deadline::wait_until;
 
 /// A running process.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +86,83 @@ impl Process {
         used.as_secs_f64() / start.elapsed().as_secs_f64()
     }
 
+    /// Lets it open `n` more descriptors and no further one, until the guard is dropped.
+    pub fn leave_descriptors(self, n: usize) -> Shortage {
+        let mut own = self.numbers();
+        // Those of a connection that is just being closed must not count.
+        wait_until("its descriptors were settled", || {
+            std::thread::sleep(Duration::from_millis(20));
+            let before = std::mem::replace(&mut own, self.numbers());
+            own == before
+        });
+        let mut free = (0..).filter(|number| !own.contains(number));
+        let first_beyond = free.nth(n).expect("numbers do not end");
+        Shortage::new(self, first_beyond)
+    }
+
+    /// What each of its open descriptors is, and its flags as in open(2).
+    pub fn descriptor_flags(self) -> Vec<(FDTarget, u32)> {
+        let process = procfs::process::Process::new(self.id());
+        let fds = process.and_then(|process| process.fd());
+        let fds = fds.into_iter().flat_map(|fds| fds.flatten());
+        let with_flags = fds.filter_map(|fd| {
+            let info = self.descriptor_info(fd.fd)?;
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+            let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+            Some((fd.target, flags))
+        });
+        with_flags.collect()
+    }
+
+    /// What the descriptor of this number is.
+    pub fn descriptor(self, number: i32) -> Option<FDTarget> {
+        let process = procfs::process::Process::new(self.id()).ok()?;
+        let mut fds = process.fd().ok()?.flatten();
+        fds.find(|fd| fd.fd == number).map(|fd| fd.target)
+    }
+
+    /// How many established TCP sockets each of its epoll instances watches, in no order.
+    pub fn watched(self) -> Vec<usize> {
+        let process = procfs::process::Process::new(self.id());
+        let fds = process.and_then(|process| process.fd());
+        let fds: Vec<_> = fds.into_iter().flat_map(|fds| fds.flatten()).collect();
+        let established: HashSet<u64> = tcp_sockets()
+            .into_iter()
+            .filter(|socket| socket.state == TcpState::Established)
+            .map(|socket| socket.inode)
+            .collect();
+        let is_connection = |number: i32| {
+            fds.iter().any(|fd| {
+                let FDTarget::Socket(inode) = fd.target else {
+                    return false;
+                };
+                fd.fd == number && established.contains(&inode)
+            })
+        };
+        // One instance may have several descriptors, which show the same.
+        let sets: BTreeSet<Vec<i32>> = fds
+            .iter()
+            .filter_map(|fd| self.descriptor_info(fd.fd))
+            .map(|info| watched_by(&info).filter(|fd| is_connection(*fd)).collect())
+            .collect();
+        sets.iter()
+            .map(Vec::len)
+            .filter(|watched| *watched > 0)
+            .collect()
+    }
+
+    fn descriptor_info(self, fd: i32) -> Option<String> {
+        std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", self.0)).ok()
+    }
+
+    /// The numbers of its open descriptors.
+    fn numbers(self) -> HashSet<u64> {
+        let process = procfs::process::Process::new(self.id());
+        let fds = process.and_then(|process| process.fd());
+        let fds = fds.into_iter().flat_map(|fds| fds.flatten());
+        fds.filter_map(|fd| u64::try_from(fd.fd).ok()).collect()
+    }
+
     fn id(self) -> i32 {
         i32::try_from(self.0).expect("a process id")
     }
@@ -97,6 +177,41 @@ impl Process {
             return Vec::new();
         };
         fds.flatten().map(|fd| fd.target).collect()
+    }
+}
+
+/// What an epoll instance watches, by its lines in `fdinfo`, see proc(5).
+fn watched_by(info: &str) -> impl Iterator<Item = i32> {
+    let lines = info.lines().filter_map(|line| line.strip_prefix("tfd:"));
+    lines.filter_map(|line| line.split_whitespace().next()?.parse().ok())
+}
+
+/// A limit on the descriptors of a process, lifted when this is dropped.
+pub struct Shortage {
+    process: Process,
+    before: Rlimit,
+}
+
+impl Shortage {
+    /// No descriptor of the number `limit` or above.
+    fn new(process: Process, limit: u64) -> Self {
+        let pid = Pid::from_raw(process.id());
+        let own = getrlimit(Resource::Nofile);
+        let low = Rlimit {
+            current: Some(limit),
+            // The hard limit that it has from us.
+            maximum: own.maximum,
+        };
+        let before = prlimit(pid, Resource::Nofile, low).expect("our own child");
+        Self { process, before }
+    }
+}
+
+impl Drop for Shortage {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.process.id());
+        // The process may be gone.
+        let _ = prlimit(pid, Resource::Nofile, self.before);
     }
 }
 
