@@ -66,6 +66,11 @@ impl Backend {
         Self::new(family, "manual", None).listening()
     }
 
+    /// The same on IPv4, with a name.
+    pub fn manual_as(name: &str) -> Self {
+        Self::new(Family::Ipv4, name, None).listening()
+    }
+
     /// Sends back what it gets, then FIN after FIN.
     pub fn echo(family: Family) -> Self {
         Self::serving(family, "echo", |stream| {
@@ -230,6 +235,12 @@ impl Backend {
             }
             other => other,
         };
+    }
+
+    /// Refuses from now on, and hangs up on those that the test has not accepted.
+    pub fn dismiss(&self) {
+        self.stop();
+        lock(&self.shared.waiting).clear();
     }
 
     /// Refuses from now on, and resets every live connection: a crash.

@@ -52,6 +52,12 @@ impl Launch {
         }
     }
 
+    /// With this `lb.toml` instead: for one that names files in the directory.
+    pub fn with_text(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.text);
+        self
+    }
+
     /// With this variable in its environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));

@@ -292,6 +292,20 @@ impl Stream {
         bytes
     }
 
+    /// What comes up to `n` bytes, or to the end.
+    pub fn try_read_up_to(&self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        let mut done = 0;
+        while done < n {
+            match self.read(&mut bytes[done..]) {
+                Ok(more @ 1..) => done += more,
+                _ => break,
+            }
+        }
+        bytes.truncate(done);
+        bytes
+    }
+
     /// Asserts that `bytes` come next.
     #[track_caller]
     pub fn expect(&self, bytes: impl AsRef<[u8]>) {
