@@ -291,6 +291,12 @@ impl Isobar {
         self.bytes_unchecked = true;
     }
 
+    /// Lets the invariants take what is open now for what isobar needs when it is idle: for
+    /// cases in which it opens something for good after its start.
+    pub fn renew_baseline(&mut self) {
+        self.baseline = Baseline::of(self.process());
+    }
+
     /// Its directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::deadline::wait_for;
 
@@ -20,11 +20,13 @@ pub struct Line {
 
 impl Line {
     fn new(raw: String) -> Self {
-        let fields = serde_json::from_str(&raw).unwrap_or(Value::Null);
+        let fields = serde_json::from_str(&raw).ok().or_else(|| logfmt(&raw));
+        let fields = fields.unwrap_or(Value::Null);
         Self { raw, fields }
     }
 
-    /// The fields; null where the line is not JSON.
+    /// The fields. Of a logfmt line all of them are text, under the names that JSON has; null
+    /// where it is neither.
     pub fn fields(&self) -> &Value {
         &self.fields
     }
@@ -43,6 +45,27 @@ impl Line {
     pub fn is_access(&self) -> bool {
         self.text("target") == Some("isobar::access")
     }
+}
+
+/// The fields of a logfmt line, if it is one; quoted values are those of JSON.
+fn logfmt(line: &str) -> Option<Value> {
+    let mut fields = Map::new();
+    let mut rest = line;
+    while !rest.is_empty() {
+        let (key, behind) = rest.split_once('=')?;
+        let mut value = serde_json::Deserializer::from_str(behind).into_iter::<String>();
+        let (value, length) = match behind.starts_with('"') {
+            true => (value.next()?.ok()?, value.byte_offset()),
+            false => {
+                let plain = behind.split(' ').next()?;
+                (plain.to_owned(), plain.len())
+            }
+        };
+        let key = if key == "msg" { "message" } else { key };
+        fields.insert(key.to_owned(), value.into());
+        rest = behind[length..].trim_start();
+    }
+    Some(fields.into())
 }
 
 /// The lines of one stream, collected by a thread.
