@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,30 +10,32 @@ use serde_json::{Map, Value};
 
 use super::deadline::wait_for;
 
-/// One line, with its fields where it is a JSON object.
+/// One line, with its fields where it is a JSON object. There may be tens of thousands, faster
+/// than a debug build parses them: that is left until somebody asks.
 #[derive(Clone, Debug)]
 pub struct Line {
     /// As it was written.
     pub raw: String,
-    fields: Value,
+    fields: OnceLock<Value>,
 }
 
 impl Line {
     fn new(raw: String) -> Self {
-        let fields = serde_json::from_str(&raw).ok().or_else(|| logfmt(&raw));
-        let fields = fields.unwrap_or(Value::Null);
+        let fields = OnceLock::new();
         Self { raw, fields }
     }
 
     /// The fields. Of a logfmt line all of them are text, under the names that JSON has; null
     /// where it is neither.
     pub fn fields(&self) -> &Value {
-        &self.fields
+        let read = || serde_json::from_str(&self.raw).ok();
+        let read = || read().or_else(|| logfmt(&self.raw)).unwrap_or(Value::Null);
+        self.fields.get_or_init(read)
     }
 
     /// A field that holds text.
     pub fn text(&self, field: &str) -> Option<&str> {
-        self.fields[field].as_str()
+        self.fields()[field].as_str()
     }
 
     /// What happened.
@@ -41,9 +43,14 @@ impl Line {
         self.text("message").unwrap_or("")
     }
 
+    /// Whether a field holds this plain word, without parsing the line.
+    pub fn says(&self, field: &str, word: &str) -> bool {
+        self.raw.contains(&format!("\"{field}\":\"{word}\""))
+    }
+
     /// Whether it tells how a connection ended.
     pub fn is_access(&self) -> bool {
-        self.text("target") == Some("isobar::access")
+        self.says("target", "isobar::access")
     }
 }
 
@@ -119,6 +126,11 @@ impl Log {
             .lock()
             .expect("no panic while it was held")
             .clone()
+    }
+
+    /// Looks at everything so far, in place: there may be very much of it.
+    pub fn look<T>(&self, look: impl FnOnce(&[Line]) -> T) -> T {
+        look(&self.lines.lock().expect("no panic while it was held"))
     }
 
     /// Everything so far, as one text.

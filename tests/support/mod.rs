@@ -9,6 +9,7 @@
 //! | `backend.rs` | listening peers: scripted by the test, or ready-made |
 //! | `paths.rs` | one case on every engine and address family at once |
 //! | `process.rs` | descriptors, sockets, processor time and memory, from /proc |
+//! | `programs.rs`, `nginx.rs` | real programs as backends and clients |
 //!
 //! Nothing here sleeps for luck: a condition is waited for, with one deadline that the
 //! environment variable `ISOBAR_TEST_TIMEOUT_FACTOR` stretches on a slow machine.
@@ -28,9 +29,11 @@ mod http;
 mod invariants;
 mod isobar;
 mod log;
+pub mod nginx;
 mod paths;
 mod pattern;
 mod process;
+pub mod programs;
 mod stream;
 mod tally;
 
@@ -43,6 +46,6 @@ pub use isobar::{Exit, Isobar, Launch};
 pub use log::{Line, Log};
 pub use paths::{Engine, Path, on_every_path, on_every_path_with};
 pub use pattern::Pattern;
-pub use process::{Process, is_listening};
+pub use process::{Process, is_listening, sockets_at};
 pub use stream::{End, STALL, Stream};
 pub use tally::Tally;

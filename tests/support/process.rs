@@ -78,6 +78,13 @@ impl Process {
             .map_or(0, |kib| kib * 1024)
     }
 
+    /// The most that its resident memory has been, in bytes.
+    pub fn peak_resident(self) -> u64 {
+        let status = procfs::process::Process::new(self.id()).and_then(|process| process.status());
+        let peak = status.ok().and_then(|status| status.vmhwm);
+        peak.expect("a running process tells its peak") * 1024
+    }
+
     /// Share of one core that it uses over `window`.
     pub fn cpu_share(self, window: Duration) -> f64 {
         let (start, before) = (Instant::now(), self.cpu_time());
@@ -227,6 +234,14 @@ pub fn unacknowledged(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
 pub fn is_listening(address: SocketAddr) -> bool {
     let mut sockets = tcp_sockets().into_iter();
     sockets.any(|own| own.local_address == address && own.state == TcpState::Listen)
+}
+
+/// The sockets in `state` whose own address is `local`, those in an accept queue included: these
+/// have no inode yet.
+pub fn sockets_at(local: SocketAddr, state: &TcpState) -> Vec<TcpNetEntry> {
+    let mut sockets = tcp_sockets();
+    sockets.retain(|socket| socket.local_address == local && socket.state == *state);
+    sockets
 }
 
 fn tcp_sockets() -> Vec<TcpNetEntry> {
