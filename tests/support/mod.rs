@@ -10,6 +10,7 @@
 //! | `paths.rs` | one case on every engine and address family at once |
 //! | `process.rs` | descriptors, sockets, processor time and memory, from /proc |
 //! | `programs.rs`, `nginx.rs` | real programs as backends and clients |
+//! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
 //!
 //! Nothing here sleeps for luck: a condition is waited for, with one deadline that the
 //! environment variable `ISOBAR_TEST_TIMEOUT_FACTOR` stretches on a slow machine.
@@ -34,6 +35,7 @@ mod paths;
 mod pattern;
 mod process;
 pub mod programs;
+pub mod restartable;
 mod stream;
 mod tally;
 
