@@ -38,6 +38,10 @@ pub use privileges::{UserError, drop_to, look_up};
 /// How often the windows of percentiles move on.
 const HISTOGRAM_STEP: Duration = Duration::from_secs(10);
 
+/// A first check that ends by its time-out ends as late as the wait for its result: its verdict
+/// is waited for, or a backend that never answers would be up for a moment.
+const LATE_RESULT: Duration = Duration::from_millis(100);
+
 /// Why the balancer cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -239,7 +243,8 @@ fn bind_listeners(
 
 /// Backends without a check result count as up after `health.timeout`.
 async fn assume_up(pool: Arc<Pool>) {
-    tokio::time::sleep(pool.settings().health.timeout).await;
+    let patience = pool.settings().health.timeout + LATE_RESULT;
+    tokio::time::sleep(patience).await;
     pool.assume_up();
 }
 
