@@ -143,10 +143,7 @@ impl<'a> Connector<'a> {
         self.entry.set_phase(Phase::Connecting);
         fault::point("connect", self.record.listener());
         let started = Instant::now();
-        let liveness = Liveness {
-            keepalive: settings.keepalive,
-            user_timeout: settings.user_timeout,
-        };
+        let liveness = super::liveness(settings);
         let address = lease.backend().address.clone();
         let dial = pin!(dial_within(
             self.timers,

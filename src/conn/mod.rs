@@ -20,9 +20,10 @@ use tokio::sync::OwnedSemaphorePermit;
 pub use self::core::{Command, ConnectionView, Core, CoreHandle, Entry, Phase};
 pub use record::Outcome;
 
+use crate::config;
 use crate::log::Rejections;
 use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
-use crate::net::{Incoming, Stream};
+use crate::net::{Incoming, Liveness, Stream};
 use crate::pool::{Lease, Pool};
 use connect::{Connected, Connector};
 use record::Record;
@@ -142,6 +143,7 @@ async fn relayed(
         engine: settings.relay,
         idle_timeout: settings.idle_timeout,
         half_close_timeout: settings.half_close_timeout,
+        liveness: liveness(&settings),
     };
     let meter = Meter {
         core,
@@ -153,6 +155,14 @@ async fn relayed(
     entry.set_phase(Phase::Relaying);
     fault::point("relay", &origin.name);
     relay(client, stream, settings, core, entry, &meter).await
+}
+
+/// How a pool wants its backends' sockets watched by the kernel.
+fn liveness(settings: &config::Pool) -> Liveness {
+    Liveness {
+        keepalive: settings.keepalive,
+        user_timeout: settings.user_timeout,
+    }
 }
 
 /// Counts what a relay moves.

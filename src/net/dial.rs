@@ -93,7 +93,8 @@ pub async fn dial(address: &Address, liveness: Liveness) -> Result<Stream, DialE
             };
             let socket = open(family)?;
             sockopt::set_tcp_nodelay(&socket, true).map_err(io::Error::from)?;
-            liveness.apply(&socket)?;
+            // Keep-alive is for whoever keeps the connection for long enough to need it.
+            liveness.apply_user_timeout(&socket)?;
             let started = connect(&socket, ip);
             established(socket, Kind::Tcp, started).await
         }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use rustix::pipe::SpliceFlags;
 use tokio::io::unix::AsyncFd;
 
@@ -50,12 +50,27 @@ impl Liveness {
     /// # Errors
     /// What setsockopt(2) gives.
     pub fn apply(self, socket: impl AsFd) -> io::Result<()> {
-        use rustix::net::sockopt;
         let socket = socket.as_fd();
-        if !self.user_timeout.is_zero() {
-            let millis = u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX);
-            sockopt::set_tcp_user_timeout(socket, millis)?;
+        self.apply_user_timeout(socket)?;
+        self.apply_keepalive(socket)
+    }
+
+    /// Sets the user time-out alone.
+    pub(super) fn apply_user_timeout(self, socket: impl AsFd) -> io::Result<()> {
+        if self.user_timeout.is_zero() {
+            return Ok(());
         }
+        let millis = u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX);
+        Ok(sockopt::set_tcp_user_timeout(socket, millis)?)
+    }
+
+    /// Sets the keep-alive alone: four system calls. The kernel counts the silence from the
+    /// last segment, so this may come late, as long as it comes before the first probe.
+    ///
+    /// # Errors
+    /// What setsockopt(2) gives.
+    pub fn apply_keepalive(self, socket: impl AsFd) -> io::Result<()> {
+        let socket = socket.as_fd();
         if self.keepalive.is_zero() {
             return Ok(());
         }
@@ -253,7 +268,7 @@ impl Stream {
 
     /// The error that broke the connection, taken from the socket.
     pub fn take_error(&self) -> io::Error {
-        match rustix::net::sockopt::socket_error(self.socket()) {
+        match sockopt::socket_error(self.socket()) {
             Ok(Err(error)) | Err(error) => error.into(),
             Ok(Ok(())) => rustix::io::Errno::CONNRESET.into(),
         }
@@ -297,7 +312,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         if !self.closing && self.kind == Kind::Tcp {
             // SO_LINGER of 0 s makes close(2) send RST and forget what was not sent yet.
-            let _ = rustix::net::sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO));
+            let _ = sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO));
         }
     }
 }

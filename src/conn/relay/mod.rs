@@ -11,6 +11,7 @@
 
 mod deliver;
 mod direction;
+mod keepalive;
 mod pipe;
 mod timer;
 
@@ -23,9 +24,10 @@ pub use pipe::Pipes;
 use super::core::{Core, Entry, Phase};
 use crate::config::RelayEngine;
 use crate::metrics::Ended;
-use crate::net::Stream;
+use crate::net::{Liveness, Stream};
 use deliver::deliver;
 use direction::{Direction, End, Link, Tally, Waiting};
+use keepalive::LateKeepalive;
 use timer::IdleTimer;
 
 /// How a pool wants its connections relayed.
@@ -37,6 +39,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// The same after one side has sent FIN; zero: off.
     pub half_close_timeout: Duration,
+    /// Of the backend's socket; the client's has its from the listener.
+    pub liveness: Liveness,
 }
 
 /// One end of a connection.
@@ -147,6 +151,7 @@ struct Exchange<'a, O> {
     down: Half,
     first_fin: Option<Side>,
     timer: IdleTimer,
+    keepalive: Option<LateKeepalive<'a>>,
     /// When the backend could first answer; `None` once it has.
     asked: Option<Instant>,
 }
@@ -192,6 +197,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             down: Half::new(settings.engine),
             first_fin: None,
             timer: IdleTimer::new(core.timers(), settings.idle_timeout, now),
+            keepalive: LateKeepalive::new(core.timers(), backend, settings.liveness, now),
             asked: Some(now),
         }
     }
@@ -214,7 +220,16 @@ impl<'a, O: Observer> Exchange<'a, O> {
             observe(self.observer, self.entry, &up, &down);
         }
         match step {
-            Poll::Pending => self.timer.poll(cx, now).map(|()| self.timed_out()),
+            Poll::Pending => {
+                if self
+                    .keepalive
+                    .as_mut()
+                    .is_some_and(|late| late.is_set(cx, now))
+                {
+                    self.keepalive = None;
+                }
+                self.timer.poll(cx, now).map(|()| self.timed_out())
+            }
             done => done,
         }
     }
