@@ -48,9 +48,9 @@ impl Line {
         self.raw.contains(&format!("\"{field}\":\"{word}\""))
     }
 
-    /// Whether it tells how a connection ended.
+    /// Whether it tells how a connection ended, in either format.
     pub fn is_access(&self) -> bool {
-        self.says("target", "isobar::access")
+        self.says("target", "isobar::access") || self.raw.contains(" target=isobar::access ")
     }
 }
 
