@@ -5,8 +5,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use ring::digest::{Context, Digest, SHA256};
-use support::programs::all_connections;
-use support::{Backend, Engine, Family, Isobar, Pattern, Stream, scaled, web};
+use support::programs::{all_connections, balancer};
+use support::{Backend, Engine, Family, Pattern, Stream, scaled, web};
 
 /// Each way.
 const SIZE: u64 = 1 << 30;
@@ -29,7 +29,7 @@ const MEMORY: u64 = 8 << 20;
 fn transfer(engine: Engine) -> u64 {
     let backend = Backend::manual(Family::Ipv4);
     let settings = format!("relay = \"{engine}\"");
-    let isobar = Isobar::start(&web(&settings, &[backend.entry()]));
+    let isobar = balancer(&web(&settings, &[backend.entry()]));
     let idle = isobar.process().resident();
     let (client, server) = (isobar.connect("web"), backend.accept());
     let deadline = Instant::now() + scaled(LIMIT);

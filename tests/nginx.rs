@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use support::nginx::Nginx;
 use support::programs::{
-    Connection, Ended, Program, all_connections, ended_on, now, run, wait_state,
+    Connection, Ended, Program, all_connections, balancer, ended_on, now, run,
 };
 use support::{Isobar, Pattern, wait_until, web};
 
@@ -34,9 +34,9 @@ impl Scene {
         let servers = ["n1", "n2"].map(|name| Nginx::web(name, "", "", files));
         let [n1, n2] = &servers;
         let entries = [n1.entry("n1", ""), n2.entry("n2", "")];
-        let isobar = Isobar::start(&web(SETTINGS, &entries));
+        let isobar = balancer(&web(SETTINGS, &entries));
         for name in ["n1", "n2"] {
-            wait_state(&isobar, name, "up");
+            isobar.wait_state("web", name, "up");
         }
         Self { isobar, servers }
     }
@@ -155,9 +155,9 @@ fn requests_fail_only_where_they_were_under_way_when_a_server_was_killed() {
     let before = now();
     scene.servers[0].kill();
     let after = now();
-    wait_state(&scene.isobar, "n1", "down");
+    scene.isobar.wait_state("web", "n1", "down");
     scene.servers[0].restart();
-    wait_state(&scene.isobar, "n1", "up");
+    scene.isobar.wait_state("web", "n1", "up");
     scene.wait_for_both(100);
     let at_end = now();
     let ended = wrk.finish();

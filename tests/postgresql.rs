@@ -11,8 +11,8 @@ use procfs::net::TcpState;
 use rustix::process::Signal;
 use support::nginx::Nginx;
 use support::programs::{
-    Connection, Ended, Program, all_connections, connections, directory_of, ended_on, now,
-    own_address, run, server, wait_state,
+    Connection, Ended, Program, all_connections, balancer, directory_of, ended_on, now,
+    own_address, run, server,
 };
 use support::{Isobar, sockets_at, wait_until, web};
 use tempfile::TempDir;
@@ -107,9 +107,9 @@ impl Scene {
         let b = Nginx::way_to(postgres.address);
         let entries = [a.entry("a", keys), b.entry("b", keys)];
         let settings = format!("balance = \"least-connections\"\n{CHECKS}");
-        let isobar = Isobar::start(&web(&settings, &entries));
+        let isobar = balancer(&web(&settings, &entries));
         for way in ["a", "b"] {
-            wait_state(&isobar, way, "up");
+            isobar.wait_state("web", way, "up");
         }
         Self {
             isobar,
@@ -226,13 +226,12 @@ fn a_way_that_is_killed_takes_only_its_own_connections_along() {
     let before = now();
     scene.a.kill();
     let after = now();
-    wait_state(&scene.isobar, "a", "down");
-    wait_until("clients were held without it", || {
-        let mut all = connections(&scene.isobar).into_iter();
-        all.any(|one| one.held && one.accepted > after)
-    });
+    scene.isobar.wait_state("web", "a", "down");
+    let held = || scene.isobar.count("/pools/web/held_total");
+    let so_far = held();
+    wait_until("clients were held without it", || held() >= so_far + 20);
     scene.a.restart();
-    wait_state(&scene.isobar, "a", "up");
+    scene.isobar.wait_state("web", "a", "up");
     scene.wait_for_both(50);
     let ended = bench.finish();
     let all = all_connections(&scene.isobar);
@@ -265,9 +264,9 @@ fn a_way_that_is_killed_leaves_lasting_connections_of_the_other_alone() {
     let before = now();
     scene.a.kill();
     let after = now();
-    wait_state(&scene.isobar, "a", "down");
+    scene.isobar.wait_state("web", "a", "down");
     scene.a.restart();
-    wait_state(&scene.isobar, "a", "up");
+    scene.isobar.wait_state("web", "a", "up");
     let ended = bench.finish();
     assert_eq!(aborted(&ended), 8, "{ended:#?}");
     let all = all_connections(&scene.isobar);

@@ -11,8 +11,8 @@ use isobar::net::Address;
 use procfs::net::TcpState;
 use rustix::process::Signal;
 use support::programs::{
-    Connection, Ended, Program, all_connections, directory_of, ended_on, own_address, run, server,
-    wait_listening, wait_refusing, wait_state,
+    Connection, Ended, Program, all_connections, balancer, directory_of, ended_on, own_address,
+    run, server, wait_listening, wait_refusing,
 };
 use support::{Isobar, Stream, sockets_at, wait_until, web};
 use tempfile::TempDir;
@@ -90,9 +90,9 @@ impl Scene {
             format!("{{ name = \"{name}\", address = \"{}\" }}", server.address)
         };
         let entries: Vec<_> = NAMES.into_iter().zip(&servers).map(entry).collect();
-        let isobar = Isobar::start(&web(SETTINGS, &entries));
+        let isobar = balancer(&web(SETTINGS, &entries));
         for name in NAMES {
-            wait_state(&isobar, name, "up");
+            isobar.wait_state("web", name, "up");
         }
         Self { isobar, servers }
     }
@@ -178,13 +178,11 @@ fn a_server_that_hangs_gets_no_new_connection_until_it_answers_again() {
         scene.servers.iter().all(|server| server.clients() >= 10)
     });
     hung.program.signal(Signal::STOP);
-    let down = wait_state(&scene.isobar, "r2", "down");
-    assert_eq!(
-        down.text("cause"),
-        Some("no answer within 400ms"),
-        "{}",
-        down.raw
-    );
+    scene.isobar.wait_state("web", "r2", "down");
+    let error = scene
+        .isobar
+        .stat("/pools/web/backends/r2/health/last_error");
+    assert_eq!(error, "no answer within 400ms");
     assert!(
         hung.clients() >= 10,
         "nobody waits for the server that hangs"
@@ -198,7 +196,7 @@ fn a_server_that_hangs_gets_no_new_connection_until_it_answers_again() {
     assert_eq!(ended_on(&scene.isobar, "r2"), 0);
     hung.program.signal(Signal::CONT);
     expect_no_error(long.finish(LIMIT), 1);
-    wait_state(&scene.isobar, "r2", "up");
+    scene.isobar.wait_state("web", "r2", "up");
     let before = scene.shares();
     let short = &mut scene.benchmark(&["-n", "20000", "-t", "get"]);
     expect_no_error(run(short, LIMIT), 1);
@@ -227,7 +225,7 @@ fn a_server_that_is_killed_takes_only_its_own_connections_along() {
         wait_until("all asked often", || answers.load(SeqCst) > 3000);
         assert_eq!(scene.servers[0].clients(), 10);
         scene.servers[0].kill();
-        wait_state(&scene.isobar, "r1", "down");
+        scene.isobar.wait_state("web", "r1", "down");
         let seen = answers.load(SeqCst);
         wait_until("the others went on", || answers.load(SeqCst) > seen + 3000);
         stop.store(true, SeqCst);
@@ -244,7 +242,7 @@ fn a_server_that_is_killed_takes_only_its_own_connections_along() {
         assert_eq!(one.ended != "client_closed", one.is_on("r1"), "{}", one.raw);
     }
     scene.servers[0].restart();
-    wait_state(&scene.isobar, "r1", "up");
+    scene.isobar.wait_state("web", "r1", "up");
     let before = scene.shares();
     expect_no_error(
         run(&mut scene.benchmark(&["-n", "20000", "-t", "get"]), LIMIT),

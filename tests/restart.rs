@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
-use support::programs::{Connection, all_connections, now, own_address};
+use support::programs::{Connection, all_connections, balancer, now, own_address};
 use support::restartable::{Restartable, serve_if_told};
 use support::{Isobar, Stream, wait_until, web};
 
@@ -100,9 +100,9 @@ fn visit(client: &Stream) -> Visit {
     }
 }
 
-fn balancer(address: SocketAddr, settings: &str) -> Isobar {
+fn before(address: SocketAddr, settings: &str) -> Isobar {
     let entry = format!("{{ name = \"b\", address = \"{address}\" }}");
-    Isobar::start(&web(settings, &[entry]))
+    balancer(&web(settings, &[entry]))
 }
 
 /// How many visits this process answered.
@@ -128,7 +128,7 @@ fn wait_held(isobar: &Isobar) {
 fn no_connection_fails_at_a_close(settings: &str, checked: bool) {
     let address = own_address();
     let mut old = Restartable::start(address);
-    let isobar = balancer(address, settings);
+    let isobar = before(address, settings);
     let ((old, mut new), visits) = Crowd::during(&isobar, |crowd| {
         crowd.wait_for_many();
         old.close();
@@ -169,7 +169,7 @@ fn no_connection_fails_when_the_only_backend_is_down_by_checks_for_a_while() {
 fn exactly_what_was_open_or_queued_fails_when_the_only_backend_is_killed() {
     let address = own_address();
     let mut old = Restartable::start(address);
-    let isobar = balancer(address, "");
+    let isobar = before(address, "");
     let stay: Vec<_> = (0..3).map(|_| isobar.connect("web")).collect();
     for client in &stay {
         client.write("stay\n");
@@ -200,7 +200,7 @@ fn exactly_what_was_open_or_queued_fails_when_the_only_backend_is_killed() {
 fn nothing_fails_that_was_not_connected_when_the_only_backend_is_killed() {
     let address = own_address();
     let mut process = Restartable::start(address);
-    let isobar = balancer(address, CHECKS);
+    let isobar = before(address, CHECKS);
     let (kills, visits) = Crowd::during(&isobar, |crowd| {
         let kills = (0..3).map(|_| {
             crowd.wait_for_many();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use support::nginx::Nginx;
 use support::programs::{
-    Program, all_connections, directory_of, own_address, run, server, wait_listening, wait_state,
+    Program, all_connections, balancer, directory_of, own_address, run, server, wait_listening,
     write_into,
 };
 use support::{Backend, Family, Isobar, web};
@@ -107,9 +107,9 @@ impl Scene {
             s_server.address
         );
         let entries = [nginx.entry("nginx", ""), s_server_entry, plain.entry()];
-        let isobar = Isobar::start(&web(SETTINGS, &entries));
+        let isobar = balancer(&web(SETTINGS, &entries));
         for (name, state) in [("nginx", "up"), ("s_server", "up"), ("plain", "down")] {
-            wait_state(&isobar, name, state);
+            isobar.wait_state("web", name, state);
         }
         let dir = TempDir::new().expect("a directory");
         let trusted = dir.path().join("trusted.pem");
@@ -185,7 +185,7 @@ fn certificates_arrive_as_the_backends_sent_them() {
     assert_eq!(scene.page(), "nginx");
     assert!(scene.page().contains("s_server"));
     scene.s_server.program.kill();
-    wait_state(&scene.isobar, "s_server", "down");
+    scene.isobar.wait_state("web", "s_server", "down");
     for _ in 0..3 {
         assert_eq!(scene.certificate(), scene.identities["nginx"].certificate);
     }

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::deadline::{patience, scaled, wait_for, wait_until};
 use super::isobar::Isobar;
-use super::log::{Line, Log};
+use super::log::Log;
 use super::process::{Process, is_listening};
 
 /// An address for a server. Below the range of ports that connecting sockets get.
@@ -247,10 +248,19 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
+/// Starts isobar with its access log in a file, which takes any number of lines at any rate.
+#[track_caller]
+pub fn balancer(text: &str) -> Isobar {
+    let log = format!("[log]\nformat = \"json\"\naccess_file = \"$DIR/{ACCESS}\"\n");
+    Isobar::start(&format!("{text}\n{log}"))
+}
+
+/// The access log of a [`balancer`].
+const ACCESS: &str = "access.log";
+
 /// What an access line says about one connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    pub client: String,
     pub backend: Option<String>,
     pub accepted: Timestamp,
     pub ended_at: Timestamp,
@@ -265,24 +275,22 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Of an access line.
-    pub fn of(line: &Line) -> Self {
-        let fields = line.fields();
-        let text = |field: &str| line.text(field).map(ToOwned::to_owned);
-        let accepted = line.text("accepted_at").expect("a time");
+    fn of(line: &str) -> Self {
+        let fields: Value = serde_json::from_str(line).expect("a line of JSON");
+        let text = |field: &str| fields[field].as_str();
+        let accepted = text("accepted_at").expect("a time");
         let accepted: Timestamp = accepted.parse().expect("a time as RFC 3339 has it");
         let duration = fields["duration_ms"].as_f64().expect("a duration");
         Self {
-            client: text("client").expect("a client"),
-            backend: text("backend"),
+            backend: text("backend").map(ToOwned::to_owned),
             accepted,
             ended_at: accepted + Duration::from_secs_f64(duration / 1000.0),
-            ended: text("ended").expect("a reason"),
+            ended: text("ended").expect("a reason").to_owned(),
             bytes_in: fields["bytes_in"].as_u64().expect("a count"),
             bytes_out: fields["bytes_out"].as_u64().expect("a count"),
             held: !fields["hold_ms"].is_null(),
             connected: !fields["connect_ms"].is_null(),
-            raw: line.raw.clone(),
+            raw: line.to_owned(),
         }
     }
 
@@ -297,45 +305,23 @@ impl Connection {
     }
 }
 
-/// The connections that have ended so far.
-pub fn connections(isobar: &Isobar) -> Vec<Connection> {
-    isobar.log().look(|lines| {
-        let access = lines.iter().filter(|line| line.is_access());
-        access.map(Connection::of).collect()
-    })
-}
-
-/// All connections, once every one has ended and its line is written.
+/// All connections of a [`balancer`], once every one has ended and its line is written.
 #[track_caller]
 pub fn all_connections(isobar: &Isobar) -> Vec<Connection> {
     isobar.wait_count("/connections/active", 0);
     let total = isobar.count("/connections/total");
-    wait_until(&format!("the log had {total} connections"), || {
-        lines_of(isobar, |_| true) == total
+    let path = isobar.dir().join(ACCESS);
+    let text = wait_for(&format!("the log had {total} connections"), || {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        (text.matches('\n').count() as u64 == total).then_some(text)
     });
-    connections(isobar)
+    text.lines().map(Connection::of).collect()
 }
 
-/// How many connections that have ended were on `backend`.
-pub fn ended_on(isobar: &Isobar, backend: &str) -> u64 {
-    lines_of(isobar, |line| line.says("backend", backend))
-}
-
-fn lines_of(isobar: &Isobar, which: impl Fn(&Line) -> bool) -> u64 {
-    isobar.log().look(|lines| {
-        let lines = lines.iter().filter(|line| line.is_access() && which(line));
-        lines.count() as u64
-    })
-}
-
-/// Waits until the log says that `backend` has become `state`, as the last that it says of it.
+/// How many connections that have ended were on `backend` of pool `web`.
 #[track_caller]
-pub fn wait_state(isobar: &Isobar, backend: &str, state: &str) -> Line {
-    wait_for(&format!("{backend} was {state}"), || {
-        let about = |line: &Line| line.says("message", "backend") && line.says("backend", backend);
-        let last = isobar
-            .log()
-            .look(|lines| lines.iter().rfind(|line| about(line)).cloned());
-        last.filter(|line| line.text("state") == Some(state))
-    })
+pub fn ended_on(isobar: &Isobar, backend: &str) -> u64 {
+    let connections = isobar.stat(&format!("/pools/web/backends/{backend}/connections"));
+    let [total, active] = ["total", "active"].map(|key| connections[key].as_u64());
+    total.expect("a count") - active.expect("a count")
 }
