@@ -444,3 +444,33 @@ fn a_gibibyte_is_spliced() {
     let spliced = isobar.metric("isobar_spliced_bytes_total", &[]);
     assert!(spliced >= 0.9 * n as f64, "{spliced} of {n} bytes");
 }
+
+/// An urgent byte stops splice(2) at its mark, where it looks like the end of the stream.
+///
+/// 1. Enough bytes that `auto` splices, then an urgent byte, more bytes, and FIN.
+/// 2. All but the urgent byte arrive, then FIN; the same the other way.
+#[test]
+fn an_urgent_byte_is_dropped_and_what_follows_it_is_not() {
+    const LAST: &[u8] = b"after the mark";
+    on_every_path(|path| {
+        if path.family == Family::Unix {
+            return;
+        }
+        let (client, backend) = path.open();
+        for (from, to) in [(&client, &backend), (&backend, &client)] {
+            let arrived = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    from.write_pattern(IN, 4 * MIB);
+                    from.write_urgent();
+                    from.write(LAST);
+                    from.fin();
+                });
+                to.read_to_end()
+            });
+            assert_eq!(arrived.1, End::Fin);
+            assert_eq!(arrived.0.len() as u64, 4 * MIB + LAST.len() as u64);
+            assert!(arrived.0.ends_with(LAST));
+        }
+        path.wait_ended("client_closed", 1);
+    });
+}

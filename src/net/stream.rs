@@ -174,27 +174,29 @@ impl Stream {
         })
     }
 
-    /// Moves up to `most` bytes from the socket into the pipe; 0 is the peer's FIN.
+    /// Completes when there may be something to read.
     ///
-    /// The pipe must be empty: a pipe fills by slots, not bytes, and splice(2) gives EAGAIN for
-    /// a full pipe and for a dry socket alike. From an empty one it can only mean the socket.
+    /// # Errors
+    /// Only when the runtime shuts down.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.io.poll_read_ready(cx))?.retain_ready();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves up to `most` bytes from the socket into the pipe; 0: it moved nothing.
+    ///
+    /// That says little: splice(2) gives EAGAIN for a dry socket and for a full pipe (which
+    /// fills by slots, not bytes), and both EAGAIN and 0, as for a FIN, where it stops at TCP's
+    /// urgent mark with bytes still behind it. Whoever gets 0 must ask
+    /// [`poll_recv`](Self::poll_recv), which knows.
     ///
     /// # Errors
     /// What splice(2) gives.
-    pub fn poll_splice_in(
-        &self,
-        cx: &mut Context<'_>,
-        pipe: &OwnedFd,
-        most: usize,
-    ) -> Poll<io::Result<usize>> {
+    pub fn try_splice_in(&self, pipe: &OwnedFd, most: usize) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        loop {
-            let mut guard = ready!(self.io.poll_read_ready(cx))?;
-            match rustix::pipe::splice(self.socket(), None, pipe, None, most, flags) {
-                Ok(n) => return Poll::Ready(Ok(n)),
-                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
+        match rustix::pipe::splice(self.socket(), None, pipe, None, most, flags) {
+            Err(rustix::io::Errno::AGAIN) => Ok(0),
+            moved => Ok(moved?),
         }
     }
 

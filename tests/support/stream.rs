@@ -214,6 +214,13 @@ impl Stream {
         wait_until("all was acknowledged", || self.unacknowledged() == 0);
     }
 
+    /// Sends one urgent byte, which no reader of the stream sees, see tcp(7).
+    #[track_caller]
+    pub fn write_urgent(&self) {
+        let sent = rustix::net::send(&self.fd, b"!", SendFlags::OOB);
+        assert_eq!(sent, Ok(1), "an urgent byte");
+    }
+
     /// Sends FIN: this side has said everything.
     #[track_caller]
     pub fn fin(&self) {

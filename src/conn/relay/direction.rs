@@ -168,23 +168,38 @@ impl Direction {
 
     /// Takes more, with nothing in hand.
     fn take(&mut self, cx: &mut Context<'_>, link: &mut Link<'_>) -> Poll<io::Result<usize>> {
-        if self.bulk
-            && let Some(pipe) = self.pipe(link.pipes)
-        {
-            match splice_some(cx, link.source, pipe) {
-                // Sockets of this kind cannot be spliced on this kernel.
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
-                    self.engine = RelayEngine::Copy;
-                    self.end_bulk();
-                }
-                taken => return self.spliced(taken),
+        if self.bulk && link.source.poll_readable(cx)?.is_ready() {
+            let n = self.splice(link)?;
+            if n > 0 {
+                return Poll::Ready(Ok(n));
             }
         }
-        if !self.bulk {
-            self.hand = Hand::Empty;
-        }
+        // An empty pipe goes back to the others while there is nothing to splice.
+        self.hand = Hand::Empty;
         let n = ready!(link.source.poll_recv(cx, link.buffer))?;
         self.copied(cx, link, n)
+    }
+
+    /// Moves what the source has into a pipe; 0: nothing, and only a read can tell why.
+    fn splice(&mut self, link: &mut Link<'_>) -> io::Result<usize> {
+        let Some(pipe) = self.pipe(link.pipes) else {
+            return Ok(0);
+        };
+        match link.source.try_splice_in(pipe.write_end(), pipe.capacity()) {
+            Ok(0) => Ok(0),
+            Ok(n) => {
+                pipe.filled(n);
+                self.judge_splice(n);
+                Ok(n)
+            }
+            // Sockets of this kind cannot be spliced on this kernel.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.engine = RelayEngine::Copy;
+                self.bulk = false;
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn pipe(&mut self, pipes: &Rc<Pipes>) -> Option<&mut Pipe> {
@@ -237,15 +252,6 @@ impl Direction {
         }
     }
 
-    fn spliced(&mut self, taken: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &taken {
-            Poll::Ready(Ok(n)) if *n > 0 => self.judge_splice(*n),
-            // Nothing there, or an end: the pipe is empty and another may have it.
-            _ => self.hand = Hand::Empty,
-        }
-        taken
-    }
-
     fn judge_splice(&mut self, n: usize) {
         self.streak = if n < SMALL {
             self.streak.saturating_add(1)
@@ -258,20 +264,6 @@ impl Direction {
             self.streak = 0;
         }
     }
-
-    fn end_bulk(&mut self) {
-        self.hand = Hand::Empty;
-        self.bulk = false;
-        self.streak = 0;
-    }
-}
-
-/// Moves what the source has into an empty pipe.
-fn splice_some(cx: &mut Context<'_>, source: &Stream, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
-    let most = pipe.capacity();
-    let n = ready!(source.poll_splice_in(cx, pipe.write_end(), most))?;
-    pipe.filled(n);
-    Poll::Ready(Ok(n))
 }
 
 #[cfg(test)]
