@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How long anything may take that should take no time, on an idle machine of today.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between two looks at a condition: short enough not to slow the suite down, long enough
 /// that a hundred waiting tests do not eat the processor they wait for.

@@ -6,7 +6,7 @@
 //! [`PATIENCE`].
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -30,48 +30,96 @@ pub(super) async fn deliver(
     core: &Core,
     mut moved: impl FnMut(&Tally),
 ) {
-    loop {
-        let step = poll_fn(|cx| {
-            let mut tally = Tally::default();
-            let mut link = Link {
-                source,
-                sink,
-                buffer: &mut core.buffer(),
-                pipes: core.pipes(),
-                tally: &mut tally,
-            };
-            match direction.poll(cx, &mut link) {
-                Poll::Ready(end) => Poll::Ready((tally, Some(end))),
-                Poll::Pending if tally.delivered > 0 => Poll::Ready((tally, None)),
-                Poll::Pending => Poll::Pending,
-            }
-        });
-        let Ok((tally, end)) = timeout_at(Instant::now() + PATIENCE, step).await else {
-            return;
+    let mut patience = Patience::new(sink);
+    while !patience.is_exhausted() {
+        let step = poll_fn(|cx| step(cx, &mut direction, source, sink, core));
+        let Ok((tally, end)) = timeout_at(patience.deadline(), step).await else {
+            patience.note(0);
+            continue;
         };
         moved(&tally);
+        patience.note(tally.delivered);
         match end {
             None => {}
             // Nobody is left to deliver to.
             Some(End::SinkBroke(_)) => return,
-            Some(End::Fin | End::SourceBroke(_)) => break,
+            Some(End::Fin | End::SourceBroke(_)) => return patience.until_acknowledged().await,
         }
     }
-    acknowledged(sink).await;
 }
 
-/// Waits until everything that was sent is acknowledged.
-async fn acknowledged(sink: &Stream) {
-    let mut left = sink.unacknowledged();
-    let mut progress = Instant::now();
-    let mut look = FIRST_LOOK;
-    while left > 0 && progress.elapsed() < PATIENCE && !sink.is_broken() {
-        sleep(look).await;
-        look = (look * 2).min(LAST_LOOK);
-        let now_left = sink.unacknowledged();
-        if now_left < left {
-            progress = Instant::now();
+/// Completes with what moved, and with the end if there was one.
+fn step(
+    cx: &mut Context<'_>,
+    direction: &mut Direction,
+    source: &Stream,
+    sink: &Stream,
+    core: &Core,
+) -> Poll<(Tally, Option<End>)> {
+    let mut tally = Tally::default();
+    let mut link = Link {
+        source,
+        sink,
+        buffer: &mut core.buffer(),
+        pipes: core.pipes(),
+        tally: &mut tally,
+    };
+    match direction.poll(cx, &mut link) {
+        Poll::Ready(end) => Poll::Ready((tally, Some(end))),
+        Poll::Pending if tally.delivered > 0 => Poll::Ready((tally, None)),
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+/// How long the receiver has acknowledged nothing. What its own kernel merely takes into the
+/// queue is no progress of the receiver.
+struct Patience<'a> {
+    sink: &'a Stream,
+    /// Given to the sink's socket since this began.
+    delivered: u64,
+    /// Of those and of what was on its way before, how many are acknowledged.
+    acknowledged: u64,
+    on_its_way: u64,
+    progress: Instant,
+}
+
+impl<'a> Patience<'a> {
+    fn new(sink: &'a Stream) -> Self {
+        Self {
+            sink,
+            delivered: 0,
+            acknowledged: 0,
+            on_its_way: sink.unacknowledged() as u64,
+            progress: Instant::now(),
         }
-        left = now_left;
+    }
+
+    /// So many bytes more were given to the sink.
+    fn note(&mut self, delivered: u64) {
+        self.delivered += delivered;
+        let left = self.sink.unacknowledged() as u64;
+        let acknowledged = (self.on_its_way + self.delivered).saturating_sub(left);
+        if acknowledged > self.acknowledged {
+            self.acknowledged = acknowledged;
+            self.progress = Instant::now();
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.progress + PATIENCE
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.progress.elapsed() >= PATIENCE
+    }
+
+    /// Waits until everything that was sent is acknowledged.
+    async fn until_acknowledged(mut self) {
+        let mut look = FIRST_LOOK;
+        while self.sink.unacknowledged() > 0 && !self.is_exhausted() && !self.sink.is_broken() {
+            sleep(look).await;
+            look = (look * 2).min(LAST_LOOK);
+            self.note(0);
+        }
     }
 }
