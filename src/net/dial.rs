@@ -1,7 +1,9 @@
 //! Connecting to a backend.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -9,6 +11,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
 };
 
+use super::listen::bound_address;
 use super::stream::{Kind, Liveness, Stream};
 use super::{Address, sys, unix_address};
 
@@ -96,7 +99,9 @@ pub async fn dial(address: &Address, liveness: Liveness) -> Result<Stream, DialE
             // Keep-alive is for whoever keeps the connection for long enough to need it.
             liveness.apply_user_timeout(&socket)?;
             let started = connect(&socket, ip);
-            established(socket, Kind::Tcp, started).await
+            let stream = established(socket, Kind::Tcp, started).await?;
+            refuse_itself(&stream, *ip)?;
+            Ok(stream)
         }
         Address::Unix(path) => {
             let socket = open(AddressFamily::UNIX)?;
@@ -105,6 +110,30 @@ pub async fn dial(address: &Address, liveness: Liveness) -> Result<Stream, DialE
             established(socket, Kind::Unix, started).await
         }
     }
+}
+
+/// Refuses a connection of a socket to itself.
+///
+/// Where nobody listens on a loopback port, the kernel may choose just that port as the source
+/// of a connect to it, which TCP takes for a simultaneous open (RFC 9293, 3.5): the socket
+/// would echo to its client, and keep the port from the backend that wants it back.
+fn refuse_itself(stream: &Stream, address: SocketAddr) -> io::Result<()> {
+    let possible = address.ip().is_loopback() && address.port() >= first_ephemeral_port();
+    if possible && bound_address(stream.socket())? == address {
+        return Err(Errno::CONNREFUSED.into());
+    }
+    Ok(())
+}
+
+/// The lowest port that the kernel chooses by itself, see ip(7).
+fn first_ephemeral_port() -> u16 {
+    const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    static FIRST: OnceLock<u16> = OnceLock::new();
+    *FIRST.get_or_init(|| {
+        let range = std::fs::read_to_string(RANGE).unwrap_or_default();
+        let first = range.split_whitespace().next();
+        first.and_then(|port| port.parse().ok()).unwrap_or(1024)
+    })
 }
 
 fn open(family: AddressFamily) -> io::Result<OwnedFd> {
@@ -130,5 +159,26 @@ async fn established(
             Ok(Stream::from_registered(pending, kind))
         }
         Err(error) => Err(io::Error::from(error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody listens on the port, and the socket is bound to it, as the kernel would choose
+    /// now and then: the connect succeeds, to itself.
+    #[tokio::test]
+    async fn a_socket_that_met_itself_is_refused() {
+        let socket = open(AddressFamily::INET).expect("a socket");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        rustix::net::bind(&socket, &any).expect("a port");
+        let own = bound_address(&socket).expect("its address");
+        let started = connect(&socket, &own);
+        let stream = established(socket, Kind::Tcp, started)
+            .await
+            .expect("it met itself");
+        let refused = refuse_itself(&stream, own).expect_err("that is no backend");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

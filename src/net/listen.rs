@@ -210,7 +210,7 @@ fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
     })
 }
 
-fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+pub(super) fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     let name: SocketAddrAny = getsockname(socket)?;
     SocketAddr::try_from(name).map_err(|_| io::Error::from(Errno::AFNOSUPPORT))
 }
