@@ -385,6 +385,7 @@ fn where_nobody_is_held_a_local_error_ends_the_connection_as_such() {
 #[track_caller]
 fn assert_not_blamed(isobar: &Isobar) {
     assert_eq!(isobar.stat("/pools/web/backends/b1/state"), "up");
+    assert_eq!(isobar.count("/pools/web/backends/b1/connections/failed"), 0);
     let labels = |reason| [("backend", "b1"), ("reason", reason)];
     for reason in ["refused", "timeout", "unreachable", "reset", "other"] {
         let name = "isobar_backend_connect_failures_total";
@@ -411,5 +412,6 @@ fn without_a_descriptor_no_check_takes_a_backend_down() {
     drop(shortage);
     wait_until("checks went on", || backend.accepted() > before + 2);
     assert_eq!(isobar.stat("/pools/web/backends/b1/state"), "up");
+    assert_eq!(isobar.count("/pools/web/backends/b1/connections/failed"), 0);
     assert_eq!(isobar.count("/pools/web/backends/b1/health/transitions"), 1);
 }

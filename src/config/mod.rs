@@ -201,7 +201,7 @@ pub struct Pool {
     pub max_connecting: u32,
     /// No byte either way for this long ends a connection; 0: off. Default 1 h.
     pub idle_timeout: Duration,
-    /// The same after one side has sent FIN; 0: off. Default 5 min.
+    /// The same from the moment on that one side has sent FIN; 0: off. Default 5 min.
     pub half_close_timeout: Duration,
     /// `TCP_USER_TIMEOUT` on both sides; 0: the kernel's. Default 0.
     pub user_timeout: Duration,

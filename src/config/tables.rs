@@ -247,7 +247,7 @@ pub(super) static POOL: Table = Table {
         timeout(
             "half_close_timeout",
             "\"5m\"",
-            "The same after one side has sent FIN. 0s: off.",
+            "The same from the moment on that one side has sent FIN; `idle_timeout` holds beside it. 0s: off.",
         ),
         Key {
             name: "user_timeout",

@@ -190,9 +190,9 @@ impl<'a> Connector<'a> {
             })?;
         self.ticket = Some(held.ticket());
         self.entry.set_phase(Phase::Held);
-        let started = Instant::now();
+        self.record.begin_hold();
         let waited = self.wait(held, pool.settings().hold.timeout).await;
-        self.record.add_held(started.elapsed());
+        self.record.end_hold();
         waited
     }
 

@@ -37,6 +37,7 @@ pub(super) struct Record {
     pub(super) attempts: u32,
     pub(super) pick: Option<Pick>,
     pub(super) held: Option<Duration>,
+    holding_since: Option<Instant>,
     pub(super) connect: Option<Duration>,
     pub(super) first_byte: std::cell::Cell<Option<Duration>>,
     outcome: Option<Outcome>,
@@ -63,6 +64,7 @@ impl Record {
             attempts: 0,
             pick: None,
             held: None,
+            holding_since: None,
             connect: None,
             first_byte: std::cell::Cell::new(None),
             outcome: None,
@@ -105,8 +107,16 @@ impl Record {
         self.backend = Some(Arc::clone(backend));
     }
 
-    pub(super) fn add_held(&mut self, held: Duration) {
-        *self.held.get_or_insert_default() += held;
+    /// It is held from now on.
+    pub(super) fn begin_hold(&mut self) {
+        self.holding_since = Some(Instant::now());
+    }
+
+    /// It is not held any more.
+    pub(super) fn end_hold(&mut self) {
+        if let Some(since) = self.holding_since.take() {
+            *self.held.get_or_insert_default() += since.elapsed();
+        }
     }
 
     /// Gives the verdict; dropping the record then accounts for it.
@@ -171,6 +181,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.end_hold();
         let outcome = self
             .outcome
             .unwrap_or(Outcome::Ended(match std::thread::panicking() {

@@ -23,7 +23,7 @@ const RELEASE_WINDOW: u32 = 4;
 pub struct BackendCounters {
     /// Connections that picked it.
     pub total: Counter,
-    /// Connects that failed, whatever the reason.
+    /// Connects that failed, faults of this machine left out.
     pub failed: Counter,
     /// Picks that were not the connection's first.
     pub retried: Counter,

@@ -65,10 +65,10 @@ impl Lease {
     /// The connect failed; the slot is given back.
     pub fn failed(self, error: &DialError) {
         let counters = self.backend.counters.here();
-        counters.failed.add(1);
         counters.connect_failures[reason(error) as usize].add(1);
         self.backend.rest();
         if !error.is_local() {
+            counters.failed.add(1);
             self.backend.suspect();
         }
     }

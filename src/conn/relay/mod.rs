@@ -37,10 +37,18 @@ pub struct Settings {
     pub engine: RelayEngine,
     /// No byte either way for this long ends it; zero: off.
     pub idle_timeout: Duration,
-    /// The same after one side has sent FIN; zero: off.
+    /// The same from the moment on that one side has sent FIN; zero: off.
     pub half_close_timeout: Duration,
     /// Of the backend's socket; the client's has its from the listener.
     pub liveness: Liveness,
+}
+
+impl Settings {
+    /// Both time-outs run in a half-closed connection; whether this one is over first.
+    fn half_close_comes_first(&self) -> bool {
+        let (idle, half_close) = (self.idle_timeout, self.half_close_timeout);
+        !half_close.is_zero() && (idle.is_zero() || half_close <= idle)
+    }
 }
 
 /// One end of a connection.
@@ -286,8 +294,10 @@ impl<'a, O: Observer> Exchange<'a, O> {
         }
         sink.shutdown();
         self.entry.set_phase(Phase::HalfClosed);
-        let timeout = self.settings.half_close_timeout;
-        self.timer.restart(timeout, Instant::now());
+        if self.settings.half_close_comes_first() {
+            let timeout = self.settings.half_close_timeout;
+            self.timer.restart(timeout, Instant::now());
+        }
         None
     }
 
@@ -306,10 +316,13 @@ impl<'a, O: Observer> Exchange<'a, O> {
     }
 
     fn timed_out(&self) -> Done {
-        Done::TimedOut(match self.first_fin {
-            None => Ended::IdleTimeout,
-            Some(_) => Ended::HalfCloseTimeout,
-        })
+        let half_closed = self.first_fin.is_some();
+        Done::TimedOut(
+            match half_closed && self.settings.half_close_comes_first() {
+                true => Ended::HalfCloseTimeout,
+                false => Ended::IdleTimeout,
+            },
+        )
     }
 
     /// A backend may answer once the client has asked, or, if it speaks first, at once.
