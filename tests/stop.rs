@@ -136,6 +136,33 @@ fn who_is_in_an_accept_queue_is_served() {
     assert_eq!(endings(&isobar).len(), 2 * CLIENTS);
 }
 
+/// 1. Two clients fill the limit, of the listener or of the process; three wait in the queue.
+/// 2. At the stop those three are accepted, and wait on: the limit holds.
+/// 3. The first two leave, and the three are served.
+#[test]
+fn who_waits_for_a_slot_in_the_queue_is_served_within_the_limit() {
+    let limit = "max_connections = 2\n";
+    for (runtime, listener) in [(limit, ""), ("", limit)] {
+        let backend = Backend::named("b1");
+        let text = web("", &[backend.entry()]);
+        let text = text.replacen("pool = ", &format!("{listener}pool = "), 1);
+        let mut isobar = Isobar::start(&format!("[runtime]\n{runtime}{text}"));
+        let inside = [(); 2].map(|()| isobar.stay("web").0);
+        let waiting = [(); 3].map(|()| isobar.connect("web"));
+        isobar.signal(Signal::TERM);
+        wait_closed(&isobar);
+        isobar.wait_count("/connections/active", 5);
+        assert_eq!(backend.accepted(), 2);
+        inside.iter().for_each(leave);
+        for client in &waiting {
+            assert_eq!(client.read_line(), "b1");
+            leave(client);
+        }
+        assert_exits(&mut isobar);
+        assert_eq!(endings(&isobar).len(), 5);
+    }
+}
+
 #[test]
 fn connections_go_on_to_their_own_end() {
     let backend = Backend::manual(Family::Ipv4);

@@ -9,7 +9,7 @@ mod fault;
 mod record;
 mod timers;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -62,7 +62,25 @@ impl Permit {
     }
 }
 
-/// An accepted, admitted connection on its way to the core that will serve it.
+/// The slots of a connection, or the wait for them.
+pub enum Slots {
+    /// It has them, as everybody has who was accepted while the listener was open.
+    Taken(Permit),
+    /// It is to wait for them: it was in the accept queue when the listener closed, and the
+    /// limit was reached.
+    Wanted(Pin<Box<dyn Future<Output = Permit> + Send>>),
+}
+
+impl std::fmt::Debug for Slots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Taken(_) => "Taken",
+            Self::Wanted(_) => "Wanted",
+        })
+    }
+}
+
+/// An accepted connection on its way to the core that will serve it.
 #[derive(Debug)]
 pub struct Arrival {
     /// The socket and its peer.
@@ -70,7 +88,7 @@ pub struct Arrival {
     /// The listener it came through.
     pub origin: Arc<Origin>,
     /// Its slots.
-    pub permit: Permit,
+    pub slots: Slots,
     /// Its part in the load of the core that will serve it.
     pub seat: Seat,
     /// When it was accepted.
@@ -89,19 +107,29 @@ pub async fn serve(core: Rc<Core>, arrival: Arrival) {
     let Arrival {
         incoming,
         origin,
-        permit,
+        slots,
         seat,
         ..
     } = arrival;
+    let mut permit = None;
     let outcome = match Stream::new(incoming.socket, incoming.kind) {
         Err(_) => Outcome::Ended(Ended::LocalError),
         Ok(client) => {
-            let stages = pin!(stages(&core, &entry, client, &origin, &mut record));
+            let stages = pin!(stages(
+                &core,
+                &entry,
+                client,
+                slots,
+                &mut permit,
+                &origin,
+                &mut record
+            ));
             let outcome = entry.unless_ended(stages).await;
             outcome.unwrap_or_else(Outcome::Ended)
         }
     };
     record.close(outcome);
+    // Last of all: whoever gets this slot must find the connection gone.
     drop((permit, seat));
 }
 
@@ -109,9 +137,15 @@ async fn stages(
     core: &Core,
     entry: &Entry,
     client: Stream,
+    slots: Slots,
+    permit: &mut Option<Permit>,
     origin: &Origin,
     record: &mut Record,
 ) -> Outcome {
+    *permit = Some(match slots {
+        Slots::Taken(permit) => permit,
+        Slots::Wanted(permit) => permit.await,
+    });
     let Some(pool) = origin.pool.load_full() else {
         return Outcome::Rejected(Rejected::NoRoute);
     };

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Listener;
 use super::admit::Gate;
-use crate::conn::{Arrival, Permit};
+use crate::conn::{Arrival, Permit, Slots};
 use crate::log::SharedThrottle;
 use crate::metrics::{Process, Seat};
 use crate::net::{Acceptor, Incoming};
@@ -135,7 +135,7 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
         }
         let permit = self.permit().await;
         match self.acceptor.accept() {
-            Ok(Some(incoming)) => self.hand_over(incoming, permit),
+            Ok(Some(incoming)) => self.hand_over(incoming, Slots::Taken(permit)),
             Ok(None) => return Step::Empty,
             Err(error) => return self.failed(&error).await,
         }
@@ -178,7 +178,7 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
         }
     }
 
-    fn hand_over(&self, incoming: Incoming, permit: Permit) {
+    fn hand_over(&self, incoming: Incoming, slots: Slots) {
         let process = &self.admission.process;
         self.listener.origin.counters.here().total.add(1);
         let mine = process.connections(self.core);
@@ -192,7 +192,7 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
             seat: Seat::take(process, core),
             incoming,
             origin: Arc::clone(&self.listener.origin),
-            permit,
+            slots,
             accepted: Instant::now(),
             accepted_at: SystemTime::now(),
         };
@@ -217,22 +217,32 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
         Step::Empty
     }
 
-    /// Takes who is in the queue already, since closing the socket would reset them.
+    /// Takes who is in the queue already, since closing the socket would reset them. Those for
+    /// whom a limit has no slot now wait for one after they were accepted.
     fn empty_queue(&self) {
         loop {
-            let (Some(process), Some(own)) = (
-                self.admission.gate.try_enter(),
-                self.listener.gate.try_enter(),
-            ) else {
-                return;
-            };
-            let permit = Permit::new(process.into_permit(), own.into_permit());
             match self.acceptor.accept() {
-                Ok(Some(incoming)) => self.hand_over(incoming, permit),
+                Ok(Some(incoming)) => self.hand_over(incoming, self.slots()),
                 Err(error) if is_of_the_connection(&error) => self.listener.errors.count(&error),
                 Ok(None) | Err(_) => return,
             }
         }
+    }
+
+    fn slots(&self) -> Slots {
+        let (own, process) = (
+            self.listener.gate.try_enter(),
+            self.admission.gate.try_enter(),
+        );
+        if let (Some(own), Some(process)) = (own, process) {
+            return Slots::Taken(Permit::new(process.into_permit(), own.into_permit()));
+        }
+        let (listener, admission) = (Arc::clone(&self.listener), Arc::clone(&self.admission));
+        Slots::Wanted(Box::pin(async move {
+            let own = listener.gate.enter().await;
+            let process = admission.gate.enter().await;
+            Permit::new(process.into_permit(), own.into_permit())
+        }))
     }
 }
 
