@@ -451,3 +451,39 @@ fn a_backend_that_is_down_by_checks_is_tried_where_that_is_wished() {
     leave(&client);
     assert_eq!(isobar.wait_access(local).text("pick"), Some("try"));
 }
+
+/// 1. The only slots of pool `web` and of its fallback are taken; a client is held.
+/// 2. Another arrives: it queues behind, although its turn in the fallback would come first.
+/// 3. A slot of the fallback is given back: the held client gets it, then the other one does.
+#[test]
+fn who_is_held_comes_before_newcomers_in_the_fallback_too() {
+    let (own, other) = (Backend::named("own"), Backend::named("other"));
+    let text = web(
+        "fallback = \"spare\"",
+        &[own.entry_with("max_connections = 1")],
+    ) + &format!(
+        "[pool.spare]\nbackends = [{}]\n[pool.spare.health]\nkind = \"none\"\n",
+        other.entry_with("max_connections = 1")
+    );
+    let isobar = Isobar::start(&text);
+    let (first, name) = isobar.stay("web");
+    assert_eq!(name, "own");
+    let (second, name) = isobar.stay("web");
+    assert_eq!(name, "other");
+    let held = isobar.connect("web");
+    isobar.wait_count("/pools/web/held", 1);
+    let newcomer = isobar.connect("web");
+    isobar.wait_count("/pools/web/held", 2);
+    second.fin();
+    second.expect_fin();
+    assert_eq!(held.read_line(), "other");
+    isobar.wait_count("/pools/web/held", 1);
+    held.fin();
+    held.expect_fin();
+    assert_eq!(newcomer.read_line(), "other");
+    for client in [first, newcomer] {
+        client.fin();
+        client.expect_fin();
+    }
+    isobar.wait_ended("web", "client_closed", 4);
+}

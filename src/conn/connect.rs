@@ -16,11 +16,10 @@ use super::core::{Entry, Phase};
 use super::fault;
 use super::record::Record;
 use super::timers::{Timer, Timers};
-use crate::balance::consistent_hash;
-use crate::config::{self, HashKey};
+use crate::config;
 use crate::metrics::Ended;
 use crate::net::{Address, DialError, Liveness, Stream, dial};
-use crate::pool::{Attempt, Held, Lease, NotHeld, Pool, Ticket};
+use crate::pool::{Attempt, Client, Held, Lease, NotHeld, Pool, Ticket};
 
 /// A connection with its backend.
 pub(super) struct Connected {
@@ -35,6 +34,7 @@ pub(super) struct Connector<'a> {
     entry: &'a Entry,
     record: &'a mut Record,
     timers: &'a Rc<Timers>,
+    whom: Client,
     /// Its place in the hold queue, kept over releases.
     ticket: Option<Ticket>,
     /// What the last attempt failed with.
@@ -51,6 +51,7 @@ impl<'a> Connector<'a> {
         Self {
             client,
             entry,
+            whom: Client::at(record.client()),
             record,
             timers,
             ticket: None,
@@ -64,19 +65,27 @@ impl<'a> Connector<'a> {
     /// Why the connection ends without a backend.
     pub(super) async fn connect(mut self, home: Arc<Pool>) -> Result<Connected, Ended> {
         self.record.enter_pool(&home);
-        let mut attempt = Attempt::new(self.key(&home));
+        let mut attempt = Attempt::new(self.whom);
         loop {
             if let Some(connected) = self.try_pool(&home, &mut attempt, None).await? {
                 return Ok(connected);
             }
-            if let Some(connected) = self.try_fallbacks(&home).await? {
+            // Whoever arrives while others are held queues behind them: they are let into the
+            // fallback first.
+            if home.held() == 0
+                && let Some(connected) = self.try_fallbacks(&home).await?
+            {
                 return Ok(connected);
             }
             self.record.enter_pool(&home);
             let lease = self.hold(&home, &attempt).await?;
             attempt = attempt.renewed();
-            if let Some(connected) = self.try_pool(&home, &mut attempt, Some(lease)).await? {
+            let pool = Arc::clone(lease.pool());
+            if let Some(connected) = self.try_pool(&pool, &mut attempt, Some(lease)).await? {
                 return Ok(connected);
+            }
+            if !Arc::ptr_eq(&pool, &home) {
+                attempt = attempt.renewed();
             }
         }
     }
@@ -122,7 +131,7 @@ impl<'a> Connector<'a> {
     async fn try_fallbacks(&mut self, home: &Arc<Pool>) -> Result<Option<Connected>, Ended> {
         let mut next = home.fallback();
         while let Some(pool) = next {
-            let mut attempt = Attempt::new(self.key(&pool));
+            let mut attempt = Attempt::new(self.whom);
             if let Some(connected) = self.try_pool(&pool, &mut attempt, None).await? {
                 return Ok(Some(connected));
             }
@@ -220,18 +229,6 @@ impl<'a> Connector<'a> {
             Poll::Pending => left(cx).map(|()| Err(Ended::ClientLeft)),
         })
         .await
-    }
-
-    /// The hash of what `pool` hashes of this connection. A Unix client has nothing to hash:
-    /// any number will do, so that such clients spread.
-    fn key(&self, pool: &Pool) -> u64 {
-        match (self.record.client(), pool.settings().hash.key) {
-            (Address::Ip(client), HashKey::ClientIp) => consistent_hash::key_client_ip(client.ip()),
-            (Address::Ip(client), HashKey::ClientIpPort) => {
-                consistent_hash::key_client_ip_port(*client)
-            }
-            (Address::Unix(_), _) => rand::random(),
-        }
     }
 }
 

@@ -139,6 +139,7 @@ impl CheckResult {
 pub(super) struct Control {
     settings: Arc<config::Pool>,
     fallback: Option<Weak<Pool>>,
+    dependents: Vec<Weak<Pool>>,
     tracked: Vec<Tracked>,
 }
 
@@ -225,12 +226,18 @@ impl Control {
         Self {
             settings,
             fallback: None,
+            dependents: Vec::new(),
             tracked,
         }
     }
 
     pub(super) fn set_fallback(&mut self, fallback: Weak<Pool>) {
         self.fallback = Some(fallback);
+    }
+
+    /// This pool falls back to the one under control.
+    pub(super) fn add_dependent(&mut self, pool: Weak<Pool>) {
+        self.dependents.push(pool);
     }
 
     /// What the data plane is to see; keeps of `old` what did not change.
@@ -241,6 +248,7 @@ impl Control {
         Snapshot {
             settings: Arc::clone(&self.settings),
             fallback: self.fallback.clone(),
+            dependents: self.dependents.clone(),
             backends: self
                 .tracked
                 .iter()

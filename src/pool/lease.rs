@@ -38,6 +38,11 @@ impl Lease {
         &self.backend
     }
 
+    /// The backend's pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
     /// Why this one.
     pub fn pick(&self) -> Pick {
         self.pick

@@ -17,7 +17,8 @@ pub mod hold;
 #[cfg(test)]
 mod hold_tests;
 
-use std::sync::{Arc, Mutex, Weak};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -29,8 +30,10 @@ pub use hold::Ticket;
 pub use lease::Lease;
 pub use snapshot::Snapshot;
 
-use crate::config;
+use crate::balance::consistent_hash;
+use crate::config::{self, HashKey};
 use crate::metrics::{Counter, Ended, Histogram, PerCore};
+use crate::net::Address;
 use backend::Asker;
 use control::Control;
 
@@ -73,20 +76,20 @@ pub struct Pool {
     holding: Notify,
 }
 
-/// What a connection has tried so far.
+/// Whom a connection is for, and what it has tried so far.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    key: u64,
+    client: Client,
     tried: Vec<Arc<Backend>>,
     made: u32,
     first: bool,
 }
 
 impl Attempt {
-    /// Of a connection that has tried nothing; `key` is the hash of its key.
-    pub fn new(key: u64) -> Self {
+    /// Of a connection that has tried nothing.
+    pub fn new(client: Client) -> Self {
         Self {
-            key,
+            client,
             tried: Vec::new(),
             made: 0,
             first: true,
@@ -123,6 +126,36 @@ impl Attempt {
     }
 }
 
+/// What pools may hash of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Its address and port.
+    Ip(SocketAddr),
+    /// A Unix client has nothing to hash: a number drawn for it, so that such clients spread.
+    Unix(u64),
+}
+
+impl Client {
+    /// The client at this address.
+    pub fn at(address: &Address) -> Self {
+        match address {
+            Address::Ip(ip) => Self::Ip(*ip),
+            Address::Unix(_) => Self::Unix(rand::random()),
+        }
+    }
+
+    /// The hash of what `key` names.
+    fn hash(self, key: HashKey) -> u64 {
+        match (self, key) {
+            (Self::Ip(client), HashKey::ClientIp) => consistent_hash::key_client_ip(client.ip()),
+            (Self::Ip(client), HashKey::ClientIpPort) => {
+                consistent_hash::key_client_ip_port(client)
+            }
+            (Self::Unix(drawn), _) => drawn,
+        }
+    }
+}
+
 /// Why a connection is not held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotHeld {
@@ -153,8 +186,9 @@ impl Pool {
     }
 
     /// Names the pool that takes what this one cannot take now.
-    pub fn set_fallback(self: &Arc<Self>, fallback: Weak<Pool>) {
-        self.change(|control| control.set_fallback(fallback));
+    pub fn set_fallback(self: &Arc<Self>, fallback: &Arc<Pool>) {
+        fallback.change(|control| control.add_dependent(Arc::downgrade(self)));
+        self.change(|control| control.set_fallback(Arc::downgrade(fallback)));
     }
 
     /// What a pick sees now.
@@ -214,15 +248,22 @@ impl Pool {
         Ok(held)
     }
 
-    /// Something was given back, or a backend became usable.
+    /// Something was given back, or a backend became usable: those who are held here are
+    /// served, then those who are held in pools that fall back to this one.
     fn given_back(self: &Arc<Self>) {
         if !self.hold.is_empty() {
             self.serve(Asker::Held);
         }
+        for dependent in &self.current.load().dependents {
+            if let Some(dependent) = dependent.upgrade() {
+                dependent.given_back();
+            }
+        }
     }
 
     fn serve(self: &Arc<Self>, asker: Asker) {
-        self.hold.serve(|attempt| self.take(attempt, asker));
+        self.hold
+            .serve(|attempt| self.take_anywhere(attempt, asker));
         if self.hold.is_empty() {
             self.settle();
         }
@@ -233,6 +274,21 @@ impl Pool {
         for backend in &self.current.load().backends {
             backend.reset_window();
         }
+    }
+
+    /// A slot for one who is held: here, or in the fallback where nobody is held before it.
+    /// Fallbacks form no circle, see [`config`].
+    fn take_anywhere(self: &Arc<Self>, attempt: &Attempt, asker: Asker) -> Option<Lease> {
+        self.take(attempt, asker).or_else(|| {
+            let fallback = self.fallback().filter(|pool| pool.hold.is_empty())?;
+            fallback.take_anywhere(attempt, asker)
+        })
+    }
+
+    /// Whether a backend that those who are held may come to refused the last connect.
+    fn is_resting(&self) -> bool {
+        let own = self.current.load().backends.iter().any(|b| b.is_resting());
+        own || self.fallback().is_some_and(|pool| pool.is_resting())
     }
 
     fn take(self: &Arc<Self>, attempt: &Attempt, asker: Asker) -> Option<Lease> {
@@ -249,9 +305,9 @@ impl Pool {
             while !self.hold.is_empty() {
                 self.hasten_checks();
                 tokio::time::sleep(pause).await;
-                let resting = self.current.load().backends.iter().any(|b| b.is_resting());
+                let resting = self.is_resting();
                 self.hold
-                    .serve_head(|attempt| self.take(attempt, Asker::Tick));
+                    .serve_head(|attempt| self.take_anywhere(attempt, Asker::Tick));
                 pause = match resting {
                     true => (pause * 2).min(LAST_TICK),
                     false => FIRST_TICK,

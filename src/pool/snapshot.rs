@@ -13,7 +13,7 @@ use rand::Rng;
 use super::backend::{Asker, Backend};
 use super::{Attempt, Pool};
 use crate::balance::{Balancer, Members, Request};
-use crate::config;
+use crate::config::{self, Balance};
 use crate::log::Pick;
 
 /// An immutable view of a pool.
@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub settings: Arc<config::Pool>,
     /// The pool of `fallback`.
     pub(super) fallback: Option<Weak<Pool>>,
+    /// Pools that fall back to this one.
+    pub(super) dependents: Vec<Weak<Pool>>,
     /// Every backend, in file order, whatever its state.
     pub backends: Vec<Arc<Backend>>,
     pub(super) tiers: [Tier; 3],
@@ -102,6 +104,14 @@ impl Snapshot {
             })
     }
 
+    /// The hash that consistent-hash wants; other strategies do not look at it.
+    fn key(&self, attempt: &Attempt) -> u64 {
+        match self.settings.balance {
+            Balance::ConsistentHash => attempt.client.hash(self.settings.hash.key),
+            _ => 0,
+        }
+    }
+
     fn take_from(
         &self,
         attempt: &Attempt,
@@ -110,7 +120,7 @@ impl Snapshot {
         rng: &mut impl Rng,
     ) -> Option<Taken> {
         let request = Request {
-            key: attempt.key,
+            key: self.key(attempt),
             first: attempt.is_first(),
         };
         self.tiers.iter().enumerate().find_map(|(rank, tier)| {

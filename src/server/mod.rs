@@ -211,7 +211,7 @@ fn build_pools(config: &Config, cores: usize) -> Vec<Arc<Pool>> {
         let settings = pool.settings();
         let fallback = settings.fallback.as_deref();
         if let Some(fallback) = pools.iter().find(|other| Some(&*other.name) == fallback) {
-            pool.set_fallback(Arc::downgrade(fallback));
+            pool.set_fallback(fallback);
         }
     }
     pools
