@@ -33,7 +33,8 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
 
 /// Starts a balancer and serves until told to stop.
 pub(super) fn serve(loaded: Loaded, path: PathBuf, log: log::Handle) -> Result<(), StartError> {
-    Server::start(loaded, path, log)?.run(CancellationToken::new())
+    Server::start(loaded, path, log)?.run(CancellationToken::new());
+    Ok(())
 }
 
 fn cannot_become(path: &Path, why: &UserError) -> Failure {

@@ -31,6 +31,7 @@ use crate::metrics::Process;
 use crate::net::{Address, ListenError};
 use crate::pool::Pool;
 use limits::{Limits, limits};
+use signals::Signals;
 
 pub use limits::warnings as limit_warnings;
 pub use privileges::{UserError, drop_to, look_up};
@@ -63,6 +64,14 @@ pub enum StartError {
 
 /// A balancer whose sockets are bound and whose cores run.
 pub struct Server {
+    /// Of the control plane.
+    runtime: tokio::runtime::Runtime,
+    signals: Signals,
+    serving: Serving,
+}
+
+/// What the control plane has to do with.
+struct Serving {
     running: Arc<Running>,
     admin: Option<admin::Bound>,
     checks: Vec<check::Checks>,
@@ -83,6 +92,43 @@ impl Server {
         path: PathBuf,
         log: log::Handle,
     ) -> Result<Self, StartError> {
+        // First of all, so that no signal finds its default in force, which would be the end.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::Thread)?;
+        let signals = {
+            let _entered = runtime.enter();
+            Signals::listen().map_err(StartError::Thread)?
+        };
+        let serving = Serving::start(loaded, path, log)?;
+        Ok(Self {
+            runtime,
+            signals,
+            serving,
+        })
+    }
+
+    /// The parts of the running balancer.
+    pub fn running(&self) -> &Arc<Running> {
+        &self.serving.running
+    }
+
+    /// Serves until a signal, or `stop`, says to stop and everything has ended.
+    pub fn run(self, stop: CancellationToken) {
+        let Self {
+            runtime,
+            signals,
+            serving,
+        } = self;
+        runtime.block_on(LocalSet::new().run_until(serving.control(signals, stop)));
+        // Name look-ups of the admin side may hang in a helper thread; nobody waits for them.
+        runtime.shutdown_background();
+    }
+}
+
+impl Serving {
+    fn start(loaded: config::Loaded, path: PathBuf, log: log::Handle) -> Result<Self, StartError> {
         let config = &loaded.config;
         let cores = core_count(config);
         let limits = limits(config, cores);
@@ -106,7 +152,7 @@ impl Server {
             path,
             config: Arc::new(loaded),
         }));
-        let server = Self {
+        let serving = Self {
             running,
             admin,
             checks,
@@ -115,10 +161,10 @@ impl Server {
             accepting: TaskTracker::new(),
         };
         for (index, commands) in commands.into_iter().enumerate() {
-            let plan = server.core_plan(index, limits, commands);
+            let plan = serving.core_plan(index, limits, commands);
             plan.spawn().map_err(StartError::Thread)?;
         }
-        Ok(server)
+        Ok(serving)
     }
 
     fn core_plan(
@@ -140,31 +186,7 @@ impl Server {
         }
     }
 
-    /// The parts of the running balancer.
-    pub fn running(&self) -> &Arc<Running> {
-        &self.running
-    }
-
-    /// Serves until a signal, or `stop`, says to stop and everything has ended.
-    ///
-    /// # Errors
-    /// [`StartError::Thread`] where there is no runtime to be had.
-    pub fn run(self, stop: CancellationToken) -> Result<(), StartError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(StartError::Thread)?;
-        runtime.block_on(LocalSet::new().run_until(self.control(stop)));
-        // Name look-ups of the admin side may hang in a helper thread; nobody waits for them.
-        runtime.shutdown_background();
-        Ok(())
-    }
-
-    async fn control(mut self, stop: CancellationToken) {
-        let signals = match signals::Signals::listen() {
-            Ok(signals) => signals,
-            Err(error) => return tracing::error!(%error, "cannot listen for signals"),
-        };
+    async fn control(mut self, signals: Signals, stop: CancellationToken) {
         for checks in std::mem::take(&mut self.checks) {
             checks.spawn(&self.halt);
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Server;
+use super::Serving;
 use super::signals::{Order, Signals};
 use crate::conn::Command;
 use crate::metrics::Ended;
@@ -24,7 +24,7 @@ const LAST_WORDS: Duration = Duration::from_millis(150);
 /// How often a stop looks whether somebody is still held.
 const HELD_LOOK: Duration = Duration::from_millis(50);
 
-impl Server {
+impl Serving {
     /// Serves until told to stop, then stops.
     pub(super) async fn until_stopped(&self, mut signals: Signals, stop: CancellationToken) {
         self.next_stop(&mut signals, &stop).await;

@@ -55,9 +55,9 @@ pub(super) fn demo(args: &DemoArgs) -> Outcome {
     print(introduction(server.running()))?;
     let stop = CancellationToken::new();
     play(backends, stop.clone()).map_err(|error| Failure::error(&error))?;
-    let served = server.run(stop);
+    server.run(stop);
     log.flush(LAST_LINES);
-    served.map_err(|error| Failure::error(&error))
+    Ok(())
 }
 
 fn configuration<'b>(backends: impl Iterator<Item = &'b Backend>) -> String {
