@@ -36,7 +36,8 @@ pub enum SetupError {
 
 /// A check that failed.
 ///
-/// Nothing of what a check *sent* is ever part of the message: it may be a password.
+/// Nothing of what a check sends or expects is ever part of the message: either may be a
+/// password. Nor is an answer to something that was sent, which may repeat it.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// No connection.
@@ -71,12 +72,10 @@ pub enum ProbeError {
         expected: String,
     },
     /// An answer without the expected bytes.
-    #[error("expected {}, got {}{end}", quoted(.expected), quoted(.got))]
+    #[error("the answer {answer} does not hold what health.expect wants{end}")]
     Mismatch {
-        /// `health.expect`.
-        expected: Vec<u8>,
-        /// The beginning of the answer.
-        got: Vec<u8>,
+        /// What came.
+        answer: Answer,
         /// Why no more was waited for.
         end: End,
     },
@@ -129,6 +128,35 @@ impl fmt::Display for Step {
     }
 }
 
+/// As much of an answer as may be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// All of it: the backend said it without being asked.
+    Unasked(Vec<u8>),
+    /// How many bytes there were: they may repeat what was sent.
+    Asked(usize),
+}
+
+impl Answer {
+    /// What was `heard` after `sent` was sent.
+    pub(super) fn new(sent: &[u8], heard: &[u8]) -> Self {
+        match sent.is_empty() {
+            true => Self::Unasked(heard.to_vec()),
+            false => Self::Asked(heard.len()),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unasked(bytes) => f.write_str(&quoted(bytes)),
+            Self::Asked(1) => f.write_str("(1 byte)"),
+            Self::Asked(length) => write!(f, "({length} bytes)"),
+        }
+    }
+}
+
 /// Why no more of an answer was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -145,7 +173,7 @@ impl fmt::Display for End {
         match self {
             Self::Timeout(after) => write!(f, " within {after:?}"),
             Self::Closed => f.write_str(", then the connection closed"),
-            Self::Limit => f.write_str(" and 64 KiB without it"),
+            Self::Limit => f.write_str(" in its first 64 KiB"),
         }
     }
 }
@@ -240,19 +268,36 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_sent_is_escaped_and_cut() {
+    fn what_a_peer_says_by_itself_is_escaped_and_cut() {
+        let heard = [b"-ERR\n\x1b[31m".as_slice(), &[b'x'; 100]].concat();
         let error = ProbeError::Mismatch {
-            expected: b"+PONG\r\n".to_vec(),
-            got: [b"-ERR\n\x1b[31m".as_slice(), &[b'x'; 100]].concat(),
+            answer: Answer::new(b"", &heard),
             end: End::Closed,
         };
         let text = error.to_string();
         assert!(
-            text.starts_with(r#"expected "+PONG\r\n", got "-ERR\n\x1b[31mxxx"#),
+            text.starts_with(r#"the answer "-ERR\n\x1b[31mxxx"#),
             "{text}"
         );
-        assert!(text.ends_with("…\", then the connection closed"), "{text}");
-        assert!(text.len() < 150, "{text}");
+        assert!(
+            text.ends_with(
+                "…\" does not hold what health.expect wants, then the connection closed"
+            ),
+            "{text}"
+        );
+        assert!(text.len() < 170, "{text}");
+    }
+
+    #[test]
+    fn an_answer_to_what_was_sent_is_counted_and_not_shown() {
+        let error = ProbeError::Mismatch {
+            answer: Answer::new(b"AUTH secret\r\n", b"-ERR AUTH secret\r\n"),
+            end: End::Limit,
+        };
+        assert_eq!(
+            error.to_string(),
+            "the answer (18 bytes) does not hold what health.expect wants in its first 64 KiB"
+        );
     }
 
     #[test]

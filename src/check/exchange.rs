@@ -5,7 +5,7 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::error::{End, ProbeError};
+use super::error::{Answer, End, ProbeError};
 use super::tcp::Stream;
 
 /// Bytes of an answer that are looked at.
@@ -30,18 +30,17 @@ pub(super) async fn converse(
     };
     match ended {
         Ok(None) => Ok(()),
-        Ok(Some(end)) if !heard.is_empty() => Err(mismatch(expect, heard, end)),
-        Err(_) if !heard.is_empty() => Err(mismatch(expect, heard, End::Closed)),
+        Ok(Some(end)) if !heard.is_empty() => Err(mismatch(send, heard, end)),
+        Err(_) if !heard.is_empty() => Err(mismatch(send, heard, End::Closed)),
         Ok(Some(_)) => Err(unsent.map_or(ProbeError::Closed, ProbeError::Broken)),
         Err(error) => Err(ProbeError::Broken(error)),
     }
 }
 
-/// What is to be said of an answer that did not hold `expect`.
-pub(super) fn mismatch(expect: &[u8], heard: &[u8], end: End) -> ProbeError {
+/// What is to be said of an answer to `send` that did not hold what was expected.
+pub(super) fn mismatch(send: &[u8], heard: &[u8], end: End) -> ProbeError {
     ProbeError::Mismatch {
-        expected: expect.to_vec(),
-        got: heard.to_vec(),
+        answer: Answer::new(send, heard),
         end,
     }
 }

@@ -31,7 +31,7 @@ use rand::rngs::SmallRng;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub use error::{End, ProbeError, SetupError, Step};
+pub use error::{Answer, End, ProbeError, SetupError, Step};
 pub use pool::Checks;
 pub use probe::{Check, Target, probe};
 use probe::{Probed, examine};

@@ -173,8 +173,8 @@ impl Progress {
     fn overdue(&self, check: &Check) -> ProbeError {
         let after = check.timeout;
         match &check.kind {
-            Kind::Exchange { expect, .. } if !self.heard.is_empty() => {
-                exchange::mismatch(expect, &self.heard, End::Timeout(after))
+            Kind::Exchange { send, .. } if !self.heard.is_empty() => {
+                exchange::mismatch(send, &self.heard, End::Timeout(after))
             }
             _ => ProbeError::Timeout {
                 step: self.step,

@@ -452,7 +452,7 @@ static HEALTH: Table = Table {
             "expect",
             ("text, or \"hex:\" and hexadecimal digits", texts::bytes),
             "\"\"",
-            "`exchange`: what must occur in the first 64 KiB of the answer, written like `send`. \"\": any byte.",
+            "`exchange`: what must occur in the first 64 KiB of the answer, written like `send`. \"\": any byte. A check that fails shows neither it nor, where `send` is not empty, the answer.",
         ),
     ],
 };
