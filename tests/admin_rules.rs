@@ -330,3 +330,38 @@ fn a_slow_reader_holds_nothing_up() {
     }
     drop(slow);
 }
+
+/// Steps: ask, and say at once that nothing more will be asked, as `printf … | nc -N` does.
+#[test]
+fn a_client_that_has_nothing_more_to_ask_gets_its_answer() {
+    let unix = Launch::new(&with_admin("bind = \"unix:$DIR/admin.sock\"")).start();
+    for isobar in [local(), unix] {
+        for path in ["/healthz", "/stats", "/metrics"] {
+            let one = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            let zero = format!("GET {path} HTTP/1.0\r\n\r\n");
+            for (round, request) in [one, zero].iter().cycle().take(100).enumerate() {
+                let stream = isobar.connect_to(isobar.admin());
+                stream.write_and_fin(request.as_bytes());
+                let (answer, _) = stream.read_to_end();
+                let answer = String::from_utf8_lossy(&answer);
+                assert!(
+                    answer.starts_with("HTTP/1.") && answer.contains(" 200 OK\r\n"),
+                    "{path}, round {round}: {answer:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Steps: say nothing, or half of a request, then FIN. There is nothing to wait for.
+#[test]
+fn a_client_that_stops_before_it_has_asked_is_let_go_at_once() {
+    let isobar = local();
+    for said in ["", "GET /stats HTTP/1.1\r\nHost: loc"] {
+        let begun = Instant::now();
+        let stream = isobar.connect_to(isobar.admin());
+        stream.write_and_fin(said.as_bytes());
+        stream.read_to_end();
+        assert!(begun.elapsed() < scaled(Duration::from_secs(5)), "{said:?}");
+    }
+}

@@ -77,6 +77,8 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(MAX_HEAD)
+        // A client that has nothing more to ask may still listen: `printf … | nc -N`.
+        .half_close(true)
         .serve_connection(TokioIo::new(Impatient::new(stream)), answer);
     // What went wrong the client was told, if it could be.
     let _ = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
