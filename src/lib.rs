@@ -37,3 +37,4 @@ pub mod metrics;
 pub mod net;
 pub mod pool;
 pub mod server;
+mod terminal;

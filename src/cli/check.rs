@@ -10,6 +10,7 @@ use super::{ConfigArgs, Failure, Outcome};
 use crate::check::Check;
 use crate::config::{Config, Faults, Problem, Severity};
 use crate::server;
+use crate::terminal;
 
 /// Prints every fault and warning on standard error, or that there is no fault on standard
 /// output.
@@ -24,7 +25,7 @@ pub(super) fn check(args: &ConfigArgs) -> Outcome {
     loaded.warnings.iter().for_each(say);
     print(format!(
         "{}: ok, {}\n",
-        path.display(),
+        terminal::escaped(&path.display().to_string()),
         summary(&loaded.config)
     ))
 }

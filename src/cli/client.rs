@@ -18,10 +18,10 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::output::printable;
 use super::{ConfigArgs, Failure};
 use crate::config::Admin;
 use crate::net::Address;
+use crate::terminal::replaced;
 
 /// From the look-up of the name to the last byte of the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -287,7 +287,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
         error: String,
     }
     let why = match serde_json::from_slice::<Refusal>(body) {
-        Ok(refusal) => printable(&refusal.error),
+        Ok(refusal) => replaced(&refusal.error),
         Err(_) => format!("the admin endpoint answers {status}"),
     };
     let remedy = match status {

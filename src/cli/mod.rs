@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Loaded};
+use crate::terminal;
 
 /// A layer-4 (TCP) load balancer.
 #[derive(Debug, Parser)]
@@ -75,7 +76,7 @@ impl Failure {
     fn failed(why: impl std::fmt::Display) -> Self {
         Self {
             code: 1,
-            message: format!("error: {why}"),
+            message: one_line(why),
         }
     }
 
@@ -96,7 +97,7 @@ impl Failure {
     fn invalid(why: impl std::fmt::Display) -> Self {
         Self {
             code: 2,
-            message: format!("error: {why}"),
+            message: one_line(why),
         }
     }
 
@@ -112,9 +113,14 @@ impl Failure {
     fn unanswered(why: impl std::fmt::Display) -> Self {
         Self {
             code: 3,
-            message: format!("error: {why}"),
+            message: one_line(why),
         }
     }
+}
+
+/// A name of a file or an answer from elsewhere begins no line of its own.
+fn one_line(why: impl std::fmt::Display) -> String {
+    terminal::escaped(&format!("error: {why}"))
 }
 
 type Outcome = Result<(), Failure>;

@@ -32,28 +32,3 @@ pub(super) fn has_colours() -> bool {
     let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
     !refused && !dumb && io::stdout().is_terminal()
 }
-
-/// Text from elsewhere with nothing in it that drives a terminal.
-pub(super) fn printable(text: &str) -> String {
-    let shown = |c: char| {
-        if c.is_control() {
-            char::REPLACEMENT_CHARACTER
-        } else {
-            c
-        }
-    };
-    text.chars().map(shown).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn foreign_text_cannot_drive_the_terminal() {
-        assert_eq!(
-            printable("a\u{1b}[2Jb\r\n"),
-            "a\u{fffd}[2Jb\u{fffd}\u{fffd}"
-        );
-    }
-}

@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use super::repair::Shift;
 use super::source::{Excerpt, Source};
+use crate::terminal;
 
 /// How much of a file's faults is kept. Beyond it nobody reads on, and a file that is nothing
 /// but faults must not take minutes or gigabytes.
@@ -61,9 +62,11 @@ impl Problem {
     }
 }
 
+/// The first line is the problem, whatever names and values are in it: nothing of the file
+/// begins a line of its own or drives the terminal.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        f.write_str(&terminal::escaped(&self.file))?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
@@ -71,7 +74,7 @@ impl fmt::Display for Problem {
             Severity::Fault => "",
             Severity::Warning => "warning: ",
         };
-        write!(f, ": {kind}{}", self.message)?;
+        write!(f, ": {kind}{}", terminal::escaped(&self.message))?;
         match &self.excerpt {
             Some(excerpt) => write!(f, "\n{}", excerpt.with_number(self.line)),
             None => Ok(()),
@@ -273,6 +276,22 @@ mod tests {
             "lb.toml:2:2: no such key\n 2 | \tbad = 2\n   | \t^^^"
         );
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn a_problem_is_one_line_and_what_it_shows_another() {
+        let text = "\"a\u{1b}[31m\u{2028}b\" = 1";
+        let source = Source::new("lb\n.toml", text);
+        let mut sink = Sink::new(&source);
+        sink.fault(0..text.len() - 4, "unknown key `a\u{1b}[31m\n\u{202e}b`");
+        let shown = sink.finish().0[0].to_string();
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines.len(), 3, "{shown}");
+        assert_eq!(
+            lines[0],
+            "lb\\n.toml:1:1: unknown key `a\\u{1b}[31m\\n\\u{202e}b`"
+        );
+        assert!(!shown.replace('\n', "").contains(terminal::is_hostile));
     }
 
     #[test]

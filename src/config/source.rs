@@ -7,6 +7,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::terminal::is_hostile;
+
 /// Characters shown on either side of a place. A file may be one line of megabytes.
 const EXCERPT_MARGIN: usize = 100;
 
@@ -141,12 +143,11 @@ impl Excerpt {
     }
 }
 
-/// A file must not be able to drive the terminal that its faults are printed on.
+/// Tabs are kept: the marker has them too.
 fn printable(c: char) -> char {
-    if c.is_control() && c != '\t' {
-        char::REPLACEMENT_CHARACTER
-    } else {
-        c
+    match is_hostile(c) && c != '\t' {
+        true => char::REPLACEMENT_CHARACTER,
+        false => c,
     }
 }
 

@@ -130,7 +130,7 @@ mod tests {
             ] {
                 assert_eq!(value["k"], hostile);
                 let bare = text.strip_suffix('\n').expect("a line");
-                assert!(!bare.chars().any(line::is_hostile), "{bare:?}");
+                assert!(!bare.chars().any(crate::terminal::is_hostile), "{bare:?}");
             }
         }
     }

@@ -11,6 +11,7 @@ use jiff::fmt::temporal::DateTimePrinter;
 use tracing::Level;
 
 use super::{json, logfmt};
+use crate::terminal::is_hostile;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,8 +125,8 @@ pub(super) fn milliseconds(out: &mut Vec<u8>, duration: Duration) {
 }
 
 /// Appends text with everything escaped, as JSON does it, that could end a quoted value or a
-/// line, or that a terminal would obey: all control characters (C1 too: U+009B begins a
-/// command as ESC `[` does) and those that change the direction of text.
+/// line, or that a terminal would obey. All of that is in the basic plane, so that four
+/// hexadecimal digits do.
 pub(super) fn escape(out: &mut Vec<u8>, text: &str) {
     let mut clean = 0;
     for (at, character) in text.char_indices() {
@@ -152,15 +153,6 @@ fn escape_one(out: &mut Vec<u8>, character: char) {
 
 fn needs_escape(character: char) -> bool {
     matches!(character, '"' | '\\') || is_hostile(character)
-}
-
-/// Whether it must not reach a terminal. All of them are in the basic plane, so that four
-/// hexadecimal digits escape them.
-pub(super) fn is_hostile(character: char) -> bool {
-    character.is_control()
-        || matches!(character,
-            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Appends a value as it displays itself.

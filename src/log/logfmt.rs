@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tracing::Level;
 
 use super::line::{self, Fields, Head};
+use crate::terminal::is_hostile;
 
 /// A line in the making.
 pub(super) struct Line<'a> {
@@ -119,7 +120,7 @@ fn is_bare(byte: u8) -> bool {
 }
 
 fn splits(character: char) -> bool {
-    matches!(character, '"' | '=') || character.is_whitespace() || line::is_hostile(character)
+    matches!(character, '"' | '=') || character.is_whitespace() || is_hostile(character)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use rustix::termios::tcgetpgrp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::backend::Identity;
-use crate::cli::output::printable;
+use crate::terminal::replaced;
 
 /// How often a process in the background looks whether it is in the foreground again.
 const BACKGROUND_PAUSE: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ pub(super) fn explain(text: &str) -> String {
     let names = Identity::all().map(|identity| identity.name).join("|");
     format!(
         "{:?} is no order; stop {names}, start {names}, or quit\n",
-        printable(text)
+        replaced(text)
     )
 }
 

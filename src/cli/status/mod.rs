@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::{AdminArgs, Client};
-use super::output::{self, has_colours, print, printable};
+use super::output::{has_colours, print};
 use super::{Failure, Outcome};
+use crate::terminal::replaced;
 use stats::{Backend, Health, History, Named, Pool, Stats};
 use table::{Cell, Column, Table, Tone};
 use words::{bytes, latency, since, span};
@@ -66,7 +67,7 @@ fn with_newline(json: &[u8]) -> Vec<u8> {
 
 fn find<'s, T>(among: &'s Named<T>, kind: &str, name: &str) -> Result<&'s T, Failure> {
     among.find(name).ok_or_else(|| {
-        let names: Vec<_> = among.iter().map(|(name, _)| printable(name)).collect();
+        let names: Vec<_> = among.iter().map(|(name, _)| replaced(name)).collect();
         let names = match names.len() {
             0 => "there is none".to_owned(),
             _ => format!("there is {}", names.join(", ")),
@@ -122,11 +123,11 @@ impl View<'_> {
         } = self.stats;
         format!(
             "isobar {}, pid {pid}, up {}, {} of {} connections, {} (generation {})\n",
-            printable(version),
+            replaced(version),
             span(self.stats.uptime_seconds),
             connections.active,
             connections.limit,
-            printable(&config.path),
+            replaced(&config.path),
             config.generation,
         )
     }

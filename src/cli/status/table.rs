@@ -35,7 +35,7 @@ pub(super) struct Cell {
 impl Cell {
     pub(super) fn new(text: impl ToString, tone: Tone) -> Self {
         Self {
-            text: super::output::printable(&text.to_string()),
+            text: crate::terminal::replaced(&text.to_string()),
             tone,
         }
     }
