@@ -173,6 +173,15 @@ pub(super) fn backend_name(of: &Scope<'_>) -> Option<String> {
     }
 }
 
+/// What a message may say instead of a backend's name.
+pub(super) fn shown_name<'a>(of: &Scope<'a>, name: &'a str) -> &'a str {
+    let key = match of.get::<String>("name").is_empty() {
+        true => "address",
+        false => "name",
+    };
+    of.own(key).map_or(name, |at| at.shown(name))
+}
+
 fn hash(of: &Scope<'_>) -> Hash {
     Hash {
         key: of.choice("key"),

@@ -123,17 +123,19 @@ fn backends(pool: &Named<'_>, sink: &mut Sink<'_>) {
         let message = format!("all weights of pool `{name}` are 0: its clients are held");
         sink.warn(place, message);
     }
-    check_port(&pool.scope.sub("health"), &built, sink);
+    check_port(pool, &built, sink);
 }
 
 /// A Unix socket has no port that could be checked instead.
-fn check_port(health: &Scope<'_>, backends: &[Backend], sink: &mut Sink<'_>) {
-    let unix = |backend: &&Backend| matches!(backend.address, Address::Unix(_));
+fn check_port(pool: &Named<'_>, backends: &[Backend], sink: &mut Sink<'_>) {
+    let health = pool.scope.sub("health");
+    let unix = |backend: &(&Backend, Scope<'_>)| matches!(backend.0.address, Address::Unix(_));
     let port = health
         .written("port")
         .filter(|_| health.get::<u16>("port") > 0);
-    if let (Some(at), Some(backend)) = (port, backends.iter().find(unix)) {
-        let name = &backend.name;
+    let scopes = build::backends(&pool.scope).map(|(scope, _)| scope);
+    if let (Some(at), Some((backend, scope))) = (port, backends.iter().zip(scopes).find(unix)) {
+        let name = build::shown_name(&scope, &backend.name);
         let message = format!("`port` has no effect on backend `{name}`, a Unix socket");
         sink.warn(at.span.clone(), message);
     }

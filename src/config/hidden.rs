@@ -27,7 +27,7 @@ impl Hidden {
     }
 
     fn collect_value(&mut self, path: &str, at: &At<Value>) {
-        if at.replaced {
+        if at.is_replaced() {
             self.0.insert(path.to_owned());
         }
         match &at.value {

@@ -7,7 +7,7 @@ use super::binds::Binds;
 use super::build::{self, File, Named};
 use super::faults::Sink;
 use super::suggest::did_you_mean;
-use super::value::{Scope, Value};
+use super::value::{At, Scope, Value};
 use crate::net::Address;
 
 /// Throws every such fault at the sink.
@@ -67,11 +67,14 @@ fn leads_to_a_pool(
     if exists(&name) || misspelt || sink.broken_lines().any(unreadable) {
         return;
     }
-    let hint = match sink.is_full() {
+    let hint = match sink.is_full() || at.is_replaced() {
         true => String::new(),
         false => did_you_mean(&name, file.pools.iter().map(|pool| pool.name), '`'),
     };
-    sink.fault(at.span.clone(), format!("there is no pool `{name}`{hint}"));
+    sink.fault(
+        at.span.clone(),
+        format!("there is no pool `{}`{hint}", at.shown(&name)),
+    );
 }
 
 fn backends_have_names_of_their_own(pool: &Named<'_>, sink: &mut Sink<'_>) {
@@ -87,8 +90,9 @@ fn backends_have_names_of_their_own(pool: &Named<'_>, sink: &mut Sink<'_>) {
         if let Some(first) = seen.get(&name) {
             let line = sink.line(first);
             let message = format!(
-                "pool `{}` has a backend named `{name}` already, in line {line}",
-                pool.name
+                "pool `{}` has a backend named `{}` already, in line {line}",
+                pool.name,
+                build::shown_name(&scope, &name)
             );
             sink.fault(place, message);
         } else {
@@ -150,9 +154,11 @@ fn no_address_is_bound_twice(file: &File<'_>, sink: &mut Sink<'_>) {
         let owner: &Claim = &claims[owner];
         let line = |place: &Range<usize>| format!("in line {}", sink.line(place));
         let where_ = owner.place.as_ref().map_or("by default".to_owned(), line);
+        let taken = owner.written.clone().unwrap_or(taken.to_string());
+        let address = claim.written.clone().unwrap_or(claim.address.to_string());
         let message = format!(
-            "{} cannot be bound: {} has {taken} already, {where_}",
-            claim.address, owner.by
+            "{address} cannot be bound: {} has {taken} already, {where_}",
+            owner.by
         );
         let place = claim
             .place
@@ -167,8 +173,14 @@ struct Claim {
     address: Address,
     ipv6_only: bool,
     by: String,
+    /// What is shown instead of an address from the environment.
+    written: Option<String>,
     /// `None`: it is a default.
     place: Option<Range<usize>>,
+}
+
+fn as_written<T>(at: &At<T>) -> Option<String> {
+    at.written.as_deref().map(str::to_owned)
 }
 
 fn claims(file: &File<'_>) -> Vec<Claim> {
@@ -181,12 +193,14 @@ fn claims(file: &File<'_>) -> Vec<Claim> {
             address,
             ipv6_only: false,
             by: "the admin endpoint".to_owned(),
+            written: written.and_then(as_written),
             place: written.map(|at| at.span.clone()),
         });
     }
     for listener in &file.listeners {
         for bind in build::binds(&listener.scope) {
             claims.push(Claim {
+                written: as_written(&bind),
                 address: bind.value,
                 ipv6_only: listener.scope.get("ipv6_only"),
                 by: format!("listener `{}`", listener.name),

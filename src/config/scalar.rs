@@ -11,6 +11,10 @@ use super::texts::NOT_YET;
 use super::units::{self, format_duration};
 use super::value::Value;
 
+/// What a suggestion begins with: it repeats part of what was given, as no other part of a
+/// refusal does.
+pub(super) const SUGGESTION: &str = ", did you mean";
+
 /// Reads a string, or says what is wrong with it without repeating it.
 pub(super) fn string(kind: &Kind, text: &str) -> Result<Value, String> {
     match kind {

@@ -210,11 +210,14 @@ impl Reader<'_, '_> {
         };
         match scalar::string(&key.kind, &text.text) {
             Ok(value) => At {
-                replaced: text.replaced,
+                written: text.replaced.then(|| (**written).into()),
                 ..At::new(tree.span(), value)
             },
             Err(why) if key.is_secret() => self.fault(tree, format!("`{}`: {why}", key.name)),
-            Err(why) => {
+            Err(mut why) => {
+                if text.replaced {
+                    why.truncate(why.find(scalar::SUGGESTION).unwrap_or(why.len()));
+                }
                 // As written: what the environment holds may be a secret.
                 let written = scalar::excerpt(written);
                 self.fault(tree, format!("`{}` cannot be {written}: {why}", key.name))

@@ -15,8 +15,9 @@ pub(super) struct At<T> {
     pub(super) value: T,
     /// Of the value, in bytes; of the name in the header for a table.
     pub(super) span: Range<usize>,
-    /// Whether it holds the value of an environment variable.
-    pub(super) replaced: bool,
+    /// The text as written where it holds the value of an environment variable, which is
+    /// never shown.
+    pub(super) written: Option<Box<str>>,
 }
 
 impl<T> At<T> {
@@ -24,8 +25,18 @@ impl<T> At<T> {
         Self {
             value,
             span,
-            replaced: false,
+            written: None,
         }
+    }
+
+    /// Whether it holds the value of an environment variable.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.written.is_some()
+    }
+
+    /// What a message may say instead of `value`, which is what stands there.
+    pub(super) fn shown<'a>(&'a self, value: &'a str) -> &'a str {
+        self.written.as_deref().unwrap_or(value)
     }
 }
 
@@ -120,7 +131,7 @@ impl<T: Take> Take for Vec<At<T>> {
             T::take(&item.value).map(|value| At {
                 value,
                 span: item.span.clone(),
-                replaced: item.replaced,
+                written: item.written.clone(),
             })
         };
         Some(items.iter().filter_map(item).collect())

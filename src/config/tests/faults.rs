@@ -392,3 +392,32 @@ fn a_file_that_cannot_be_read_is_one_line_that_names_it() {
         "{bad}"
     );
 }
+
+#[test]
+fn what_the_environment_holds_is_told_as_it_is_written() {
+    for lines in [
+        "fallback = \"${TOKEN}\"",
+        "[pool.q]\nbackends = [\"${HOST}:80\", \"${HOST}:80\"]",
+        "[pool.q]\nbackends = [{ name = \"${TOKEN}\", address = \"1.1.1.1:1\" }, { name = \"${TOKEN}\", address = \"1.1.1.1:3\" }]",
+        "[listener.m]\npool = \"p\"\nbind = [\"${HOST}:80\", \"${HOST}:80\"]",
+        "[listener.m]\npool = \"p\"\nbind = [\"${HOST}:80\", \"0.0.0.0:80\"]",
+        "health.path = \"${HOST}\"",
+        "health.expect_status = \"${HOST}\"",
+        "[admin]\nhosts = [\"${HOST}:9\"]",
+        "[listener.m]\npool = \"p\"\nbind = \"${HOST}\"",
+        "idle_timeout = \"${SLOW}\"",
+    ] {
+        let found = faults(&with_pool(lines)).join("\n");
+        assert!(found.contains("${"), "{lines}: {found}");
+        for value in ["s3cret` already", "pool `s3cret`", "10.0.0.1", "soon"] {
+            assert!(!found.contains(value), "{lines}: {found}");
+        }
+    }
+    let text = "fallback = \"q\"\n[pool.q]\nbackends = [\"${SOCKET}\"]\nhealth.port = 1";
+    let env = |_: &str| Some("unix:/secret".to_owned());
+    let loaded = parse(&with_pool(text), "f", &env).expect("a warning alone");
+    assert_eq!(
+        line(&loaded.warnings[0]),
+        "9:15: `port` has no effect on backend `${SOCKET}`, a Unix socket"
+    );
+}
