@@ -3,21 +3,23 @@
 //! Beyond the file itself it looks at what the file needs of this machine: the files that
 //! checks name, the user, the limits. It binds nothing and resolves nothing.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use super::output::{print, say};
 use super::{ConfigArgs, Failure, Outcome};
-use crate::check::Check;
-use crate::config::{Config, Faults, Problem, Severity};
-use crate::server;
+use crate::check::{Check, SetupError};
+use crate::config::{Config, Faults, KeyPath, Loaded, Pool, Problem};
+use crate::server::{self, UserError};
 use crate::terminal;
 
 /// Prints every fault and warning on standard error, or that there is no fault on standard
 /// output.
 pub(super) fn check(args: &ConfigArgs) -> Outcome {
     let (path, mut loaded) = args.load()?;
-    loaded.warnings.extend(limits(&path, &loaded.config));
-    let problems = faults(&path, &loaded.config);
+    let limits = server::limit_warnings(&loaded);
+    let problems = faults(&loaded);
+    loaded.warnings.extend(limits);
+    loaded.warnings.sort_by_key(place);
     if !problems.is_empty() {
         let warnings = loaded.warnings;
         return Err(Failure::problems(Faults { problems, warnings }));
@@ -30,36 +32,47 @@ pub(super) fn check(args: &ConfigArgs) -> Outcome {
     ))
 }
 
-fn faults(path: &Path, config: &Config) -> Vec<Problem> {
-    let user = config.runtime.user.as_str();
-    let user = match user {
+fn faults(loaded: &Loaded) -> Vec<Problem> {
+    let user = match loaded.config.runtime.user.as_str() {
         "" => None,
         user => server::look_up(user).err(),
     };
-    let user = user.map(|error| Problem::of_file(path.display().to_string(), error.to_string()));
-    user.into_iter()
-        .chain(faults_of_checks(path, config))
-        .collect()
+    let user = user.map(|why| unknown_user(loaded, &why));
+    let mut faults: Vec<_> = user.into_iter().chain(faults_of_checks(loaded)).collect();
+    faults.sort_by_key(place);
+    faults
+}
+
+fn place(problem: &Problem) -> (usize, usize) {
+    (problem.line, problem.column)
+}
+
+/// The fault of a user that this machine does not have.
+pub(super) fn unknown_user(loaded: &Loaded, why: &UserError) -> Problem {
+    let user = &loaded.config.runtime.user;
+    let shown = loaded.shown(KeyPath::User, user);
+    let message = match why {
+        UserError::Unknown(_) => format!("there is no user {shown:?} on this machine"),
+        _ => why.to_string(),
+    };
+    loaded.fault(KeyPath::User, message)
 }
 
 /// Checks that cannot be made, such as for a `health.ca` file that is not there.
-pub(super) fn faults_of_checks(path: &Path, config: &Config) -> Vec<Problem> {
-    let fault = |pool: &std::sync::Arc<crate::config::Pool>| {
+pub(super) fn faults_of_checks(loaded: &Loaded) -> Vec<Problem> {
+    let fault = |pool: &Arc<Pool>| {
         let error = Check::new(&pool.health).err()?;
-        let message = format!("pool {}: {error}", pool.name);
-        Some(Problem::of_file(path.display().to_string(), message))
+        let key = KeyPath::Ca(&pool.name);
+        let message = match &error {
+            SetupError::Ca { path, reason } => {
+                let path = path.to_string_lossy();
+                format!("{}: {reason}", loaded.shown(key, &path))
+            }
+            other => format!("pool {}: {other}", pool.name),
+        };
+        Some(loaded.fault(key, message))
     };
-    config.pools.iter().filter_map(fault).collect()
-}
-
-fn limits(path: &Path, config: &Config) -> impl Iterator<Item = Problem> + use<> {
-    let file = path.display().to_string();
-    let warning = move |message| {
-        let mut problem = Problem::of_file(file.clone(), message);
-        problem.severity = Severity::Warning;
-        problem
-    };
-    server::limit_warnings(config).into_iter().map(warning)
+    loaded.config.pools.iter().filter_map(fault).collect()
 }
 
 /// `2 listeners, 1 pool, 3 backends`.
@@ -82,9 +95,9 @@ fn counted(count: usize, what: &str) -> String {
 mod tests {
     use super::*;
 
-    fn config(text: &str) -> Config {
-        let loaded = crate::config::parse(text, "lb.toml", &|_| None);
-        loaded.expect("a configuration").config
+    fn loaded(text: &str) -> Loaded {
+        let env = |_: &str| Some("no-such-user-here".to_owned());
+        crate::config::parse(text, "lb.toml", &env).expect("a configuration")
     }
 
     const FILE: &str = r#"
@@ -97,19 +110,26 @@ mod tests {
 
     #[test]
     fn one_is_not_written_as_many() {
-        assert_eq!(summary(&config(FILE)), "1 listener, 1 pool, 2 backends");
+        assert_eq!(
+            summary(&loaded(FILE).config),
+            "1 listener, 1 pool, 2 backends"
+        );
     }
 
     #[test]
     fn what_only_the_machine_can_tell_is_a_fault_of_the_file() {
         let text = format!(
-            "[runtime]\nuser = \"no-such-user-here\"\n{FILE}
+            "[runtime]\nuser = \"${{USER}}\"\n{FILE}
              [pool.web.health]\nkind = \"tls\"\nca = \"/nowhere/ca.pem\"\n"
         );
-        let found = faults(Path::new("lb.toml"), &config(&text));
-        let found: Vec<_> = found.iter().map(Problem::to_string).collect();
+        let found: Vec<_> = faults(&loaded(&text))
+            .iter()
+            .map(Problem::to_string)
+            .collect();
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].starts_with("lb.toml: runtime.user: there is no user"));
-        assert!(found[1].starts_with("lb.toml: pool web: health.ca: /nowhere/ca.pem"));
+        let user = "lb.toml:2:8: there is no user \"${USER}\" on this machine\n 2 | user = ";
+        assert!(found[0].starts_with(user), "{found:?}");
+        let ca = "lb.toml:12:6: /nowhere/ca.pem: ";
+        assert!(found[1].starts_with(ca), "{found:?}");
     }
 }

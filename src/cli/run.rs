@@ -1,6 +1,6 @@
 //! `isobar run`: the balancer in the foreground.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -17,15 +17,15 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 pub(super) fn run(args: &ConfigArgs) -> Outcome {
     let (path, loaded) = args.load()?;
     // Before the log starts the first thread and opens the first file.
-    server::drop_to(&loaded.config.runtime.user).map_err(|why| cannot_become(&path, &why))?;
-    let problems = check::faults_of_checks(&path, &loaded.config);
+    server::drop_to(&loaded.config.runtime.user).map_err(|why| cannot_become(&loaded, &why))?;
+    let problems = check::faults_of_checks(&loaded);
     if !problems.is_empty() {
         let warnings = loaded.warnings;
         return Err(Failure::problems(Faults { problems, warnings }));
     }
     let log = log::init(&loaded.config.log).map_err(|error| Failure::error(&error))?;
     log::install_panic_hook();
-    loaded.warnings.iter().for_each(warn);
+    loaded.warnings.iter().for_each(Problem::log);
     let served = serve(loaded, path, log.clone());
     log.flush(LAST_LINES);
     served.map_err(|error| Failure::error(&error))
@@ -37,15 +37,9 @@ pub(super) fn serve(loaded: Loaded, path: PathBuf, log: log::Handle) -> Result<(
     Ok(())
 }
 
-fn cannot_become(path: &Path, why: &UserError) -> Failure {
+fn cannot_become(loaded: &Loaded, why: &UserError) -> Failure {
     match why.is_unknown() {
-        true => Failure::problems(format_args!("{}: {why}", path.display())),
+        true => Failure::problems(check::unknown_user(loaded, why)),
         false => Failure::error(why),
     }
-}
-
-fn warn(warning: &Problem) {
-    let Problem { file, line, .. } = warning;
-    let place = format!("{file}:{line}:{}", warning.column);
-    tracing::warn!(place, "{}", warning.message);
 }

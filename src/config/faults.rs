@@ -60,6 +60,26 @@ impl Problem {
             excerpt: None,
         }
     }
+
+    /// Writes it to the log, as a warning with its place.
+    pub fn log(&self) {
+        let place = match self.line {
+            0 => self.file.clone(),
+            line => format!("{}:{line}:{}", self.file, self.column),
+        };
+        tracing::warn!(place, "{}", self.message);
+    }
+
+    /// One of what stands at `span`, without a message yet.
+    pub(super) fn at(source: &Source<'_>, span: Range<usize>) -> Self {
+        let (line, column) = source.places().next(span.start);
+        Self {
+            line,
+            column,
+            excerpt: Some(source.excerpt(span)),
+            ..Self::of_file(source.file(), "")
+        }
+    }
 }
 
 /// The first line is the problem, whatever names and values are in it: nothing of the file

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::faults::{Faults, Problem, Sink};
+use super::faults::{Faults, Problem, Severity, Sink};
 use super::hidden::Hidden;
+use super::places::{KeyPath, Places};
 use super::source::Source;
 use super::{Config, build, document, effects, references, schema};
 
@@ -26,6 +27,25 @@ pub struct Loaded {
     /// What is right, but hardly what was meant, in the order of the file.
     pub warnings: Vec<Problem>,
     pub(super) hidden: Hidden,
+    pub(super) places: Places,
+}
+
+impl Loaded {
+    /// A fault that only this machine could show, at the place of its key.
+    pub fn fault(&self, key: KeyPath<'_>, message: impl Into<String>) -> Problem {
+        self.places.problem(key, Severity::Fault, message.into())
+    }
+
+    /// The same as a warning.
+    pub fn warning(&self, key: KeyPath<'_>, message: impl Into<String>) -> Problem {
+        self.places.problem(key, Severity::Warning, message.into())
+    }
+
+    /// What a fault may say instead of the `value` of a key: the text of the file where that
+    /// takes it from the environment.
+    pub fn shown<'a>(&'a self, key: KeyPath<'_>, value: &'a str) -> &'a str {
+        self.places.shown(key, value)
+    }
 }
 
 /// Why no configuration file was found.
@@ -131,10 +151,12 @@ pub fn parse(
         return Err(Faults { problems, warnings });
     }
     let hidden = hidden(&file);
+    let places = Places::new(&file, &source);
     Ok(Loaded {
         config,
         warnings,
         hidden,
+        places,
     })
 }
 

@@ -24,6 +24,7 @@ mod faults;
 mod hidden;
 mod keys;
 mod load;
+mod places;
 mod reference;
 mod references;
 mod render;
@@ -50,6 +51,7 @@ use crate::net::Address;
 
 pub use faults::{Faults, Problem, Severity};
 pub use load::{Loaded, NotFound, find, load, parse};
+pub use places::KeyPath;
 pub use reference::reference;
 
 /// A whole, valid `lb.toml`.

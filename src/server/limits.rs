@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::core_count;
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, KeyPath, Listener, Loaded, Problem};
 
 /// The kernel cuts every accept queue to this, see listen(2).
 const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
@@ -31,8 +31,8 @@ pub(super) struct Limits {
     pub(super) connections: usize,
     /// Pipes of each core.
     pub(super) pipes_per_core: usize,
-    /// The configuration asks for more connections than this.
-    pub(super) lowered_from: Option<usize>,
+    /// What the descriptors would be enough for.
+    allowed: usize,
 }
 
 /// Raises the soft limit of open files to the hard one and divides what there is.
@@ -40,31 +40,76 @@ pub(super) fn limits(config: &Config, cores: usize) -> Limits {
     divide(raise_descriptors(), config, cores)
 }
 
+/// What a key asks for and this machine does not give.
+pub(super) type Shortage<'a> = (KeyPath<'a>, String);
+
 /// Limits of this machine below what the configuration asks for, one sentence each with the
-/// remedy. Raises the soft limit of open files as a start would.
-pub fn warnings(config: &Config) -> Vec<String> {
-    let lowered = lowered(limits(config, core_count(config)));
+/// remedy, where the key stands. Raises the soft limit of open files as a start would.
+pub fn warnings(loaded: &Loaded) -> Vec<Problem> {
+    let config = &loaded.config;
+    let allowed = limits(config, core_count(config)).allowed;
     let somaxconn = std::fs::read_to_string(SOMAXCONN).ok();
     let somaxconn = somaxconn.and_then(|text| text.trim().parse().ok());
     let cut = somaxconn.and_then(|most| cut_backlog(config, most));
-    lowered.into_iter().chain(cut).collect()
+    let lowered = lowered(config, allowed).into_iter();
+    let all = lowered.chain(out_of_reach(config, allowed)).chain(cut);
+    all.map(|(key, message)| loaded.warning(key, message))
+        .collect()
 }
 
-fn lowered(limits: Limits) -> Option<String> {
-    let (wanted, used) = (limits.lowered_from?, limits.connections);
-    Some(format!(
-        "runtime.max_connections = {wanted} is lowered to {used}, which is what the open-file \
-         limit of this process allows; raise it with `ulimit -n`, or LimitNOFILE= of systemd"
-    ))
+fn lowered(config: &Config, allowed: usize) -> Option<Shortage<'static>> {
+    let wanted = Some(config.runtime.max_connections).filter(|wanted| *wanted > allowed)?;
+    let message = format!(
+        "runtime.max_connections = {wanted} is lowered to {allowed}, which is what {DESCRIPTORS}"
+    );
+    Some((KeyPath::MaxConnections, message))
 }
 
-fn cut_backlog(config: &Config, most: u32) -> Option<String> {
-    let wanted = config.listeners.iter().map(|listener| listener.backlog);
-    let wanted = wanted.max().filter(|wanted| *wanted > most)?;
-    Some(format!(
+/// The limit that is too low, with its remedy.
+const DESCRIPTORS: &str = "the open-file limit of this process allows; raise it with \
+                           `ulimit -n`, or LimitNOFILE= of systemd";
+
+/// Limits of listeners that the whole process cannot reach, each; else all of them together.
+fn out_of_reach<'c>(config: &'c Config, allowed: usize) -> Vec<Shortage<'c>> {
+    let limited: Vec<&Listener> = config
+        .listeners
+        .iter()
+        .map(|listener| &**listener)
+        .filter(|listener| listener.max_connections > 0)
+        .collect();
+    let alone = |listener: &&'c Listener| {
+        let (name, wanted) = (&listener.name, listener.max_connections);
+        let message = format!(
+            "listener `{name}` cannot have {wanted} connections: {allowed} in all is what \
+             {DESCRIPTORS}"
+        );
+        (wanted > allowed).then_some((KeyPath::ListenerMaxConnections(name), message))
+    };
+    let alone: Vec<_> = limited.iter().filter_map(alone).collect();
+    let sum: usize = limited.iter().fold(0, |sum, listener| {
+        sum.saturating_add(listener.max_connections)
+    });
+    match limited.last() {
+        Some(last) if alone.is_empty() && sum > allowed => {
+            let message = format!(
+                "the listeners cannot have {sum} connections together: {allowed} in all is what \
+                 {DESCRIPTORS}"
+            );
+            vec![(KeyPath::ListenerMaxConnections(&last.name), message)]
+        }
+        _ => alone,
+    }
+}
+
+fn cut_backlog(config: &Config, most: u32) -> Option<Shortage<'_>> {
+    let longest = config.listeners.iter().rev().max_by_key(|l| l.backlog);
+    let longest = longest.filter(|listener| listener.backlog > most)?;
+    let wanted = longest.backlog;
+    let message = format!(
         "backlog = {wanted} is cut to {most} by the kernel; raise it with \
          `sysctl net.core.somaxconn={wanted}`"
-    ))
+    );
+    Some((KeyPath::Backlog(&longest.name), message))
 }
 
 /// The limit of open files in force afterwards.
@@ -107,7 +152,7 @@ fn divide(descriptors: u64, config: &Config, cores: usize) -> Limits {
     Limits {
         connections,
         pipes_per_core: usize::try_from(pipes).unwrap_or(0),
-        lowered_from: (wanted > allowed).then_some(wanted),
+        allowed,
     }
 }
 
@@ -133,23 +178,51 @@ mod tests {
 
     #[test]
     fn a_limit_below_the_configuration_is_named_with_both_numbers() {
-        let limits = divide(1024, &config(FILE), 1);
-        let warning = lowered(limits).expect("1,024 descriptors are not 5,000 connections");
+        let config = config(FILE);
+        let limits = divide(1024, &config, 1);
+        let (key, warning) =
+            lowered(&config, limits.allowed).expect("1,024 descriptors are not 5,000 connections");
+        assert_eq!(key, KeyPath::MaxConnections);
         assert!(warning.contains("= 5000"), "{warning}");
         assert!(
             warning.contains(&limits.connections.to_string()),
             "{warning}"
         );
-        assert_eq!(lowered(divide(65_536, &config(FILE), 1)), None);
+        assert_eq!(lowered(&config, divide(65_536, &config, 1).allowed), None);
     }
 
     #[test]
     fn an_accept_queue_that_the_kernel_cuts_is_named() {
-        let warning = cut_backlog(&config(FILE), 128).expect("300 is more than 128");
+        let config = config(FILE);
+        let (_, warning) = cut_backlog(&config, 128).expect("300 is more than 128");
         assert!(
             warning.starts_with("backlog = 300 is cut to 128"),
             "{warning}"
         );
-        assert_eq!(cut_backlog(&config(FILE), 300), None);
+        assert_eq!(cut_backlog(&config, 300), None);
+    }
+
+    #[test]
+    fn limits_of_listeners_that_the_process_cannot_reach_are_named() {
+        let two = |a: usize, b: usize| {
+            let listener = |name: &str, most: usize| {
+                format!(
+                    "[listener.{name}]\nbind = \"127.0.0.1:0\"\npool = \"p\"\nmax_connections = {most}\n"
+                )
+            };
+            let pool = "[pool.p]\nbackends = [\"127.0.0.1:1\"]\n";
+            config(&(listener("a", a) + &listener("b", b) + pool))
+        };
+        let keys = |config: &Config| {
+            let found = out_of_reach(config, 100);
+            found
+                .iter()
+                .map(|(key, _)| key.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&two(50, 50)), Vec::<String>::new());
+        assert_eq!(keys(&two(0, 100)), Vec::<String>::new());
+        assert_eq!(keys(&two(50, 51)), ["listener.b.max_connections"]);
+        assert_eq!(keys(&two(101, 51)), ["listener.a.max_connections"]);
     }
 }

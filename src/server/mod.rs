@@ -132,8 +132,8 @@ impl Serving {
         let config = &loaded.config;
         let cores = core_count(config);
         let limits = limits(config, cores);
-        for warning in limit_warnings(config) {
-            tracing::warn!("{warning}");
+        for warning in limit_warnings(&loaded) {
+            warning.log();
         }
         let pools = build_pools(config, cores);
         let checks = build_checks(&pools)?;

@@ -297,7 +297,7 @@ proptest! {
 
     #[test]
     fn what_is_rendered_reads_back_as_the_same_configuration(config in config()) {
-        let loaded = Loaded { config, warnings: Vec::new(), hidden: Hidden::default() };
+        let loaded = Loaded { config, warnings: Vec::new(), hidden: Hidden::default(), places: Default::default() };
         let text = loaded.render();
         let again = parse(&text, "f", &|_| None);
         let again = again.map_err(|faults| TestCaseError::fail(format!("{text}\n{faults}")))?;
