@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::output::{print, say};
 use super::{ConfigArgs, Failure, Outcome};
 use crate::check::{Check, SetupError};
-use crate::config::{Config, Faults, KeyPath, Loaded, Pool, Problem};
+use crate::config::{AccessSink, Config, Faults, KeyPath, Loaded, Pool, Problem};
 use crate::server::{self, UserError};
 use crate::terminal;
 
@@ -38,13 +38,36 @@ fn faults(loaded: &Loaded) -> Vec<Problem> {
         user => server::look_up(user).err(),
     };
     let user = user.map(|why| unknown_user(loaded, &why));
-    let mut faults: Vec<_> = user.into_iter().chain(faults_of_checks(loaded)).collect();
+    let others = access_file(loaded).into_iter().chain(user);
+    let mut faults: Vec<_> = others.chain(faults_of_checks(loaded)).collect();
     faults.sort_by_key(place);
     faults
 }
 
 fn place(problem: &Problem) -> (usize, usize) {
     (problem.line, problem.column)
+}
+
+/// The fault of an access file that nobody could open, whatever its rights: it is not opened,
+/// which would make it, and who will run the balancer is not known here.
+fn access_file(loaded: &Loaded) -> Option<Problem> {
+    let AccessSink::File(path) = &loaded.config.log.access_sink else {
+        return None;
+    };
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let why = if path.is_dir() {
+        "is a directory"
+    } else if directory.is_some_and(|directory| !directory.is_dir()) {
+        "is in a directory that does not exist"
+    } else {
+        return None;
+    };
+    let path = path.to_string_lossy();
+    let shown = loaded.shown(KeyPath::AccessFile, &path);
+    let message = format!("the access file {shown} {why}");
+    Some(loaded.fault(KeyPath::AccessFile, message))
 }
 
 /// The fault of a user that this machine does not have.
@@ -114,6 +137,22 @@ mod tests {
             summary(&loaded(FILE).config),
             "1 listener, 1 pool, 2 backends"
         );
+    }
+
+    #[test]
+    fn an_access_file_that_cannot_be_is_a_fault_and_one_to_be_made_is_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| {
+            let path = directory.path().join(name);
+            let text = format!("[log]\naccess_file = {:?}\n{FILE}", path.display());
+            let found = faults(&loaded(&text));
+            assert!(!path.is_file(), "it was made");
+            found.iter().map(|fault| fault.message.clone()).collect()
+        };
+        let [made, nowhere, there]: [Vec<String>; 3] = ["new.log", "no/new.log", ""].map(at);
+        assert_eq!(made, Vec::<String>::new());
+        assert!(nowhere[0].ends_with("is in a directory that does not exist"));
+        assert!(there[0].ends_with("is a directory"));
     }
 
     #[test]
