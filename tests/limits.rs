@@ -256,6 +256,26 @@ fn a_limit_above_what_the_machine_allows_is_lowered_with_a_warning() {
     assert_eq!(most.load(SeqCst), limit);
 }
 
+/// Steps: as many clients as the limit says, at once; each is served, with room for a request
+/// to the admin endpoint.
+#[test]
+fn the_limit_that_few_descriptors_allow_is_one_that_is_served() {
+    for (threads, nofile) in [(1, 24), (2, 32), (4, 40), (1, 64), (2, 64), (4, 64)] {
+        let backend = Backend::named("b1");
+        let text = web("", &[backend.entry()]);
+        let text = format!("[runtime]\nthreads = {threads}\n{text}");
+        let isobar = Launch::new(&text).nofile(nofile).start();
+        let limit = isobar.count("/connections/limit");
+        assert!(limit >= 1, "{threads} threads, {nofile} descriptors");
+        let inside: Vec<_> = (0..limit).map(|_| isobar.stay("web").0).collect();
+        assert_eq!(isobar.count("/connections/active"), limit);
+        let late = isobar.connect("web");
+        assert!(late.is_silent_for(LOOK));
+        inside.iter().for_each(leave);
+        leave_as_served(&late);
+    }
+}
+
 fn is_warning(line: &Line) -> bool {
     line.text("level")
         .is_some_and(|level| level.eq_ignore_ascii_case("warn"))

@@ -13,12 +13,18 @@ use crate::config::{Config, KeyPath, Listener, Loaded, Problem};
 /// The kernel cuts every accept queue to this, see listen(2).
 const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
 
-/// Descriptors of the process itself: standard streams, runtimes, log.
-const OWN: u64 = 32;
+/// Descriptors of the process itself. Idle it has eleven: the standard streams, one more for
+/// the log, a socket pair and its copy for signals, four of the control plane's runtime and
+/// one on /dev/null. Then there are the access file, the admin socket, and what is open for
+/// a moment: a file of /proc, the access file while it is opened again.
+const OWN: u64 = 16;
 /// Requests to the admin endpoint get at most this part of all descriptors.
 const ADMIN_SHARE: u64 = 16;
-/// Each runtime has an epoll, an eventfd and a socket pair.
+/// Each runtime has two epolls, an eventfd and a copy of the signal socket.
 const PER_CORE: u64 = 4;
+/// Checks get at most this part of all descriptors: they are short, seldom all at once, and
+/// one that finds no descriptor counts for nothing.
+const CHECKS_SHARE: u64 = 4;
 /// Most pipes of all cores together, of two descriptors each.
 const MOST_PIPES: u64 = 256;
 /// Pipes get at most this part of all descriptors.
@@ -136,10 +142,9 @@ fn divide(descriptors: u64, config: &Config, cores: usize) -> Limits {
     let backends: usize = config.pools.iter().map(|pool| pool.backends.len()).sum();
     let admin = (descriptors / ADMIN_SHARE).min(admin::MOST_CONNECTIONS as u64);
     let fixed = OWN + PER_CORE * cores + 2 * pipes * cores + admin;
-    let reserved = fixed + addresses as u64 + backends as u64;
-    // However little there is, half of it is for connections: accepting pauses when even that
-    // turns out to be too much.
-    let for_connections = descriptors.saturating_sub(reserved).max(descriptors / 2);
+    let checks = (backends as u64).min(descriptors / CHECKS_SHARE);
+    let reserved = fixed + addresses as u64 + checks;
+    let for_connections = descriptors.saturating_sub(reserved);
     let allowed = usize::try_from(for_connections / 2)
         .unwrap_or(usize::MAX)
         .max(1);
@@ -189,6 +194,21 @@ mod tests {
             "{warning}"
         );
         assert_eq!(lowered(&config, divide(65_536, &config, 1).allowed), None);
+    }
+
+    #[test]
+    fn many_backends_leave_half_of_the_descriptors_to_connections() {
+        let backends: Vec<_> = (1..=9999).map(|n| format!("\"127.0.0.1:{n}\"")).collect();
+        let text = format!("[pool.p]\nbackends = [{}]", backends.join(","));
+        let limits = divide(1024, &config(&text), 2);
+        assert!(limits.connections > 1024 / 2 / 2, "{limits:?}");
+    }
+
+    #[test]
+    fn with_next_to_nothing_one_connection_is_left() {
+        for descriptors in [0, 1, 24] {
+            assert_eq!(divide(descriptors, &config(FILE), 4).connections, 1);
+        }
     }
 
     #[test]
