@@ -44,13 +44,6 @@ pub fn bind(settings: &config::Admin) -> Result<Option<Bound>, ListenError> {
         liveness: Liveness::OFF,
     };
     let socket = Socket::bind(address, options)?;
-    if Guard::new(settings, socket.address()).lacks_token() {
-        tracing::warn!(
-            address = %socket.address(),
-            "admin.token is empty and the address can be reached from elsewhere: only /metrics, \
-             /healthz and /readyz are answered, every change is refused"
-        );
-    }
     Ok(Some(Bound { socket }))
 }
 

@@ -66,11 +66,6 @@ impl Guard {
         }
     }
 
-    /// Whether all changes, and reads but the open ones, are refused for want of a token.
-    pub(super) fn lacks_token(&self) -> bool {
-        self.reach == Reach::Network && self.token.is_empty()
-    }
-
     /// Lets a request through, or says why not.
     ///
     /// # Errors

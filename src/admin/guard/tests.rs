@@ -234,15 +234,3 @@ fn bodies_are_bounded_and_of_two_kinds() {
     let bare = [("host", "localhost")];
     assert_eq!(status(&guard(LOOPBACK, ""), "POST /plan", &bare), 200);
 }
-
-#[test]
-fn only_a_network_address_without_token_lacks_one() {
-    for (bind, token, lacks) in [
-        (NETWORK, "", true),
-        (NETWORK, "t", false),
-        (LOOPBACK, "", false),
-        (UNIX, "", false),
-    ] {
-        assert_eq!(guard(bind, token).lacks_token(), lacks, "{bind} {token}");
-    }
-}
