@@ -23,8 +23,10 @@ pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
         self::listener(listener, sink);
     }
     let mut idle = Idle::default();
+    let clients = Clients::new(file);
     for pool in &file.pools {
         idle.pool(&pool.scope);
+        idle.sockets(pool, &clients);
         backends(pool, sink);
         times(&pool.scope.sub("health"), sink);
     }
@@ -44,6 +46,10 @@ fn admin(of: &Scope<'_>, sink: &mut Sink<'_>) {
         }
         return;
     };
+    if let (Address::Unix(_), Some(at)) = (address, written(of, "hosts")) {
+        let message = "`hosts` has no effect on a Unix socket: any name is accepted there";
+        sink.warn(at.span.clone(), message);
+    }
     let remote = address.ip().is_some_and(|ip| !ip.is_loopback());
     let open = admin.token.is_empty() && !of.own("token").is_some_and(is_faulty);
     if let (true, Some(at)) = (remote && open, of.own("bind")) {
@@ -201,6 +207,27 @@ impl<'a> Idle<'a> {
         }
     }
 
+    /// Settings of TCP and of client addresses, where sockets have none.
+    fn sockets(&mut self, pool: &Named<'a>, clients: &Clients) {
+        if !clients.are_unix(pool.name) {
+            return;
+        }
+        let scope = &pool.scope;
+        if scope.choice::<Balance>("balance") == Balance::ConsistentHash {
+            let why = "as all listeners of this pool are Unix sockets: their clients have no \
+                       address to hash";
+            self.keys(scope, &["balance"], why);
+        }
+        let is_unix = |(backend, _): (Scope<'_>, _)| {
+            let address: Option<Address> = backend.given("address");
+            matches!(address, Some(Address::Unix(_)))
+        };
+        if build::backends(scope).all(is_unix) {
+            let why = "as all listeners and backends of this pool are Unix sockets";
+            self.keys(scope, &["user_timeout", "keepalive"], why);
+        }
+    }
+
     fn health(&mut self, health: &Scope<'a>) {
         let kind: CheckKind = health.choice("kind");
         let with = format!("with kind = \"{}\"", kind.word());
@@ -221,7 +248,7 @@ impl<'a> Idle<'a> {
         if kind != CheckKind::Exchange {
             self.keys(health, &["send", "expect"], &with);
         }
-        if matches!(kind, CheckKind::None | CheckKind::Tcp) {
+        if matches!(kind, CheckKind::None | CheckKind::Tcp | CheckKind::Tls) {
             self.keys(health, &["tls"], &with);
         }
         if !build::speaks_tls(health) {
@@ -263,6 +290,43 @@ impl<'a> Idle<'a> {
                 sink.warn(at.span.clone(), format!("{message}, in any pool"));
             }
         }
+    }
+}
+
+/// Which pools have clients by Unix sockets alone.
+struct Clients {
+    unix: HashSet<String>,
+    others: HashSet<String>,
+}
+
+impl Clients {
+    fn new(file: &File<'_>) -> Self {
+        let mut clients = Self {
+            unix: HashSet::new(),
+            others: HashSet::new(),
+        };
+        for listener in &file.listeners {
+            let Some(pool) = build::reference(&listener.scope, "pool") else {
+                continue;
+            };
+            let binds = build::binds(&listener.scope);
+            let readable = !listener.scope.own("bind").is_none_or(has_faulty);
+            let unix = |bind: &At<Address>| matches!(bind.value, Address::Unix(_));
+            match readable && binds.iter().all(unix) {
+                true => clients.unix.insert(pool.to_string()),
+                false => clients.others.insert(pool.to_string()),
+            };
+        }
+        // Whoever comes by a fallback may come from anywhere.
+        for pool in &file.pools {
+            let fallback = build::reference(&pool.scope, "fallback");
+            clients.others.extend(fallback.map(|name| name.to_string()));
+        }
+        clients
+    }
+
+    fn are_unix(&self, pool: &str) -> bool {
+        self.unix.contains(pool) && !self.others.contains(pool)
     }
 }
 

@@ -6,6 +6,7 @@
 //! A setting that has no effect is left out while it has its default, so that the text brings
 //! no warnings of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Value;
@@ -59,7 +60,7 @@ impl Writer<'_> {
         }
         for pool in &config.pools {
             self.table("pool", Some(&pool.name));
-            self.pool(pool);
+            self.pool(pool, has_tcp(config, pool));
         }
     }
 
@@ -86,7 +87,8 @@ impl Writer<'_> {
         if on || admin.read_only {
             self.flag("read_only", admin.read_only);
         }
-        if on || !admin.hosts.is_empty() {
+        let named = matches!(admin.bind, Some(Address::Ip(_)));
+        if named || !admin.hosts.is_empty() {
             self.texts("hosts", &admin.hosts);
         }
     }
@@ -123,7 +125,7 @@ impl Writer<'_> {
         self.count("max_connections", listener.max_connections);
     }
 
-    fn pool(&mut self, pool: &Pool) {
+    fn pool(&mut self, pool: &Pool, tcp: bool) {
         let plain = build::pool("", &Scope::new(&POOL, None, None));
         self.text("balance", pool.balance.word());
         self.backends(&pool.backends);
@@ -133,8 +135,12 @@ impl Writer<'_> {
         self.count("max_connecting", pool.max_connecting);
         self.duration("idle_timeout", pool.idle_timeout);
         self.duration("half_close_timeout", pool.half_close_timeout);
-        self.duration("user_timeout", pool.user_timeout);
-        self.duration("keepalive", pool.keepalive);
+        if tcp || pool.user_timeout != plain.user_timeout {
+            self.duration("user_timeout", pool.user_timeout);
+        }
+        if tcp || pool.keepalive != plain.keepalive {
+            self.duration("keepalive", pool.keepalive);
+        }
         self.text("when_all_down", pool.when_all_down.word());
         self.text("relay", pool.relay.word());
         if pool.balance == Balance::ConsistentHash || pool.hash != plain.hash {
@@ -302,6 +308,21 @@ impl Writer<'_> {
         };
         Value::String(text).to_string()
     }
+}
+
+/// Whether a connection of the pool may be one of TCP, as [`super::effects`] sees it.
+fn has_tcp(config: &Config, pool: &Pool) -> bool {
+    let is_ip = |address: &Address| matches!(address, Address::Ip(_));
+    let leads = |listener: &&Arc<Listener>| listener.pool.as_ref() == Some(&pool.name);
+    let mut listeners = config.listeners.iter().filter(leads).peekable();
+    let fallback = config
+        .pools
+        .iter()
+        .any(|p| p.fallback.as_ref() == Some(&pool.name));
+    listeners.peek().is_none()
+        || fallback
+        || listeners.any(|listener| listener.bind.iter().any(is_ip))
+        || pool.backends.iter().any(|backend| is_ip(&backend.address))
 }
 
 /// A name as a part of a table's header, where a dot would divide it.

@@ -98,6 +98,22 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
             "7:8: this can be reached from other machines: without a `token` it refuses every change, and every read but /metrics, /healthz and /readyz",
         ),
         (
+            "[admin]\nbind = \"unix:/a\"\nhosts = [\"lb\"]",
+            "8:9: `hosts` has no effect on a Unix socket: any name is accepted there",
+        ),
+        (
+            "health = { kind = \"tls\", tls = true }",
+            "6:32: `tls` has no effect with kind = \"tls\"",
+        ),
+        (
+            "[listener.u]\nbind = \"unix:/u\"\npool = \"q\"\n[pool.q]\nbackends = [\"unix:/b\"]\nkeepalive = \"5s\"",
+            "11:13: `keepalive` has no effect as all listeners and backends of this pool are Unix sockets",
+        ),
+        (
+            "[listener.u]\nbind = \"unix:/u\"\npool = \"q\"\n[pool.q]\nbackends = [\"1.1.1.1:1\"]\nkeepalive = \"5s\"\nbalance = \"consistent-hash\"",
+            "12:11: `balance` has no effect as all listeners of this pool are Unix sockets: their clients have no address to hash",
+        ),
+        (
             "[log]\naccess = false\naccess_sample = 0.5",
             "8:17: `access_sample` has no effect with access = false",
         ),
