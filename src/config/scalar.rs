@@ -28,9 +28,15 @@ pub(super) fn string(kind: &Kind, text: &str) -> Result<Value, String> {
     }
 }
 
+/// What is at least this long is counted in whole ones, as the kernel counts it.
+const SECOND: Duration = Duration::from_secs(1);
+
 fn duration(zero: Zero, min: Duration, max: Duration, text: &str) -> Result<Value, String> {
     let duration = units::duration(text)?;
     let off = duration.is_zero() && zero == Zero::Off;
+    if min >= SECOND && duration.subsec_nanos() != 0 {
+        return Err("whole seconds only".to_owned());
+    }
     if off || (min..=max).contains(&duration) {
         return Ok(Value::Duration(duration));
     }

@@ -16,7 +16,7 @@ const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), (
 /// `"500ms"`, `"2s"`, `"1m30s"`, `"1h"`: whole numbers with the units h, m, s and ms, the
 /// larger first, each at most once. At most a year.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let mut rest = text.trim();
+    let mut rest = text;
     let mut units = UNITS.iter();
     let mut total: u64 = 0;
     if rest.is_empty() {
@@ -235,6 +235,8 @@ mod tests {
             ("99999999999999999999h", "at most 8760h"),
             ("18446744073709551615h", "at most 8760h"),
             ("1s 2ms", "expected a duration"),
+            (" 1s", "expected a duration"),
+            ("1s ", "expected a duration"),
             ("1µs", "a unit is missing"),
         ] {
             let fault = duration(text).expect_err(text);

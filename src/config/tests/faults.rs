@@ -27,7 +27,19 @@ fn each_fault_is_told_at_its_place() {
         ),
         (
             "keepalive = \"500ms\"",
-            "6:13: `keepalive` cannot be \"500ms\": it must be from 1s to 9h6m7s",
+            "6:13: `keepalive` cannot be \"500ms\": whole seconds only",
+        ),
+        (
+            "keepalive = \"1s500ms\"",
+            "6:13: `keepalive` cannot be \"1s500ms\": whole seconds only",
+        ),
+        (
+            "keepalive = \"10h\"",
+            "6:13: `keepalive` cannot be \"10h\": it must be from 1s to 9h6m7s",
+        ),
+        (
+            "idle_timeout = \" 5s\"",
+            "6:16: `idle_timeout` cannot be \" 5s\": expected a duration such as \"500ms\", \"30s\", \"1m30s\" or \"1h\"",
         ),
         (
             "connect_attempts = 0",

@@ -207,7 +207,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             idle_timeout: times.1,
             half_close_timeout: times.2,
             user_timeout: kernel.0,
-            keepalive: kernel.1,
+            keepalive: Duration::from_secs(kernel.1.as_secs()),
             when_all_down: words.1,
             relay: words.2,
             hash: Hash { key: words.3 },
