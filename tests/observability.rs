@@ -616,3 +616,25 @@ fn counters_only_grow_while_connections_come_and_go() {
     });
     isobar.wait_ended("web", "client_closed", 240);
 }
+
+#[test]
+fn at_debug_failed_connects_are_a_line_a_second_for_each_pool() {
+    let entries = ["\"127.0.0.1:1\"".to_owned()];
+    let settings = "connect_attempts = 1\n[pool.web.hold]\nmax = 0\n";
+    let text = pool("web", settings, &entries);
+    let text = format!("{text}\n[log]\nlevel = \"debug\"\nformat = \"json\"\n");
+    let begun = std::time::Instant::now();
+    let mut isobar = Launch::new(&text).start();
+    for _ in 0..100 {
+        isobar.connect("web").expect_reset();
+    }
+    isobar.wait_ended("web", "connect_failed", 100);
+    isobar.stop();
+    let allowed = begun.elapsed().as_secs() as usize + 2;
+    let lines = isobar.log().lines();
+    let failed = lines
+        .iter()
+        .filter(|line| line.message() == "connect failed");
+    let said = failed.count();
+    assert!((1..=allowed).contains(&said), "{said} lines");
+}

@@ -179,12 +179,19 @@ impl<'a> Connector<'a> {
             DialError::Local(_) => Ended::LocalError,
             DialError::Refused(_) => Ended::ConnectFailed,
         });
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let Some(suppressed) = pool.connect_failures.check(Instant::now()) else {
+            return;
+        };
         tracing::debug!(
             id = self.entry.id(),
             pool = &*pool.name,
             backend = &*lease.backend().name,
             address = %lease.backend().address,
             %error,
+            suppressed,
             "connect failed"
         );
     }

@@ -32,6 +32,7 @@ pub use snapshot::Snapshot;
 
 use crate::balance::consistent_hash;
 use crate::config::{self, HashKey};
+use crate::log::SharedThrottle;
 use crate::metrics::{Counter, Ended, Histogram, PerCore};
 use crate::net::Address;
 use backend::Asker;
@@ -69,6 +70,8 @@ pub struct Pool {
     pub duration_seconds: Histogram,
     /// The sum of the time that a connection was held, of those that were.
     pub hold_seconds: Histogram,
+    /// For the lines about failed connects.
+    pub connect_failures: SharedThrottle,
     current: ArcSwap<Snapshot>,
     control: Mutex<Control>,
     hold: Arc<hold::Queue<Attempt, Lease>>,
@@ -178,6 +181,7 @@ impl Pool {
             first_byte_seconds: Histogram::new(cores),
             duration_seconds: Histogram::new(cores),
             hold_seconds: Histogram::new(cores),
+            connect_failures: SharedThrottle::new(Instant::now()),
             current: ArcSwap::from_pointee(control.snapshot(None)),
             control: Mutex::new(control),
             hold: Arc::default(),
