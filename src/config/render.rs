@@ -1,7 +1,8 @@
 //! A configuration as TOML: what is in effect, with every default written out.
 //!
 //! The text reads back as the same [`Config`], except for what is not shown: the admin token,
-//! what a check sends, and every value that came from the environment. Those read `"…"`.
+//! what a check sends, and every value that came from the environment. Those read `"…"` on
+//! lines that are commented out, so that the text is TOML that `isobar check` can read.
 //!
 //! A setting that has no effect is left out while it has its default, so that the text brings
 //! no warnings of its own.
@@ -32,7 +33,9 @@ impl Loaded {
         let mut writer = Writer {
             hidden: &self.hidden,
             path: String::new(),
-            out: "# The effective configuration; \"…\" stands for what is not shown.\n".to_owned(),
+            out:
+                "# The effective configuration; \"…\" in a comment stands for what is not shown.\n"
+                    .to_owned(),
         };
         writer.config(&self.config);
         writer.out
@@ -167,7 +170,8 @@ impl Writer<'_> {
         for (index, backend) in backends.iter().enumerate() {
             self.path = format!("{pool}/backends/{index}");
             let line = self.backend(backend);
-            self.out.push_str(&format!("  {{ {line} }},\n"));
+            let mark = comment(&line);
+            self.out.push_str(&format!("  {mark}{{ {line} }},\n"));
         }
         self.path = pool;
         self.out.push_str("]\n");
@@ -280,14 +284,13 @@ impl Writer<'_> {
 
     fn text(&mut self, key: &str, text: &str) {
         let shown = self.shown(key, text);
-        self.out.push_str(&format!("{key} = {shown}\n"));
+        self.line(key, &shown);
     }
 
     fn texts(&mut self, key: &str, texts: &[String]) {
         let item = |(index, text): (usize, &String)| self.shown(&format!("{key}/{index}"), text);
         let items: Vec<_> = texts.iter().enumerate().map(item).collect();
-        self.out
-            .push_str(&format!("{key} = [{}]\n", items.join(", ")));
+        self.line(key, &format!("[{}]", items.join(", ")));
     }
 
     fn secret(&mut self, key: &str, is_empty: bool) {
@@ -295,7 +298,12 @@ impl Writer<'_> {
     }
 
     fn set(&mut self, key: &str, value: Value) {
-        self.out.push_str(&format!("{key} = {value}\n"));
+        self.line(key, &value.to_string());
+    }
+
+    fn line(&mut self, key: &str, value: &str) {
+        let mark = comment(value);
+        self.out.push_str(&format!("{mark}{key} = {value}\n"));
     }
 
     /// A string as TOML, or what stands for it.
@@ -307,6 +315,14 @@ impl Writer<'_> {
             env::escape(text)
         };
         Value::String(text).to_string()
+    }
+}
+
+/// What begins a line that holds a value that is not shown.
+fn comment(text: &str) -> &'static str {
+    match text.contains(&format!("\"{BLANK}\"")) {
+        true => "# ",
+        false => "",
     }
 }
 
