@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, NOT_YET};
 use crate::terminal;
 
 /// A layer-4 (TCP) load balancer.
@@ -127,6 +127,10 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Some(failure) = later() {
+        output::say(&failure.message);
+        return ExitCode::from(failure.code);
+    }
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
@@ -141,6 +145,33 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Commands of later versions. No command of this one: they are not to be in its help.
+const LATER: [&str; 17] = [
+    "top",
+    "plan",
+    "reload",
+    "explain",
+    "ready",
+    "drain",
+    "maintenance",
+    "weight",
+    "add",
+    "remove",
+    "pause",
+    "resume",
+    "connections",
+    "kill",
+    "rebalance",
+    "upgrade",
+    "simulate",
+];
+
+fn later() -> Option<Failure> {
+    let command = std::env::args_os().nth(1)?.into_string().ok()?;
+    let later = LATER.contains(&&*command);
+    later.then(|| Failure::problems(format_args!("isobar {command}: {NOT_YET}")))
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ pub use faults::{Faults, Problem, Severity};
 pub use load::{Loaded, NotFound, find, load, parse};
 pub use places::KeyPath;
 pub use reference::reference;
+pub(crate) use texts::NOT_YET;
 
 /// A whole, valid `lb.toml`.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,7 +14,7 @@ type Reading = Result<Value, String>;
 const MAX_NAME: usize = 64;
 
 /// What every refusal of a feature to come ends with.
-pub(super) const NOT_YET: &str = "not available in this version of isobar yet";
+pub(crate) const NOT_YET: &str = "not available in this version of isobar yet";
 
 /// `[A-Za-z0-9_.-]`, 1 to 64 of them.
 pub(super) fn is_name(name: &str) -> bool {
