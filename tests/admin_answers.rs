@@ -508,6 +508,14 @@ fn connections_are_listed_oldest_first_and_filtered() {
 }
 
 #[test]
+fn a_filter_without_a_value_is_none() {
+    let (isobar, _backend) = one();
+    let (_stay, _) = isobar.stay("web");
+    let none = "/connections?limit=&pool=&backend=&listener=&client=&state=&older=&idle=";
+    assert_eq!(isobar.get(none).json()["total"], 1);
+}
+
+#[test]
 fn an_unknown_or_wrong_filter_is_named() {
     let (isobar, _backend) = one();
     for (query, expected) in [

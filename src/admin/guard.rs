@@ -111,6 +111,15 @@ impl Guard {
                 "refused on an address that is not of this machine alone while admin.token is empty",
             ));
         }
+        if request
+            .headers
+            .get_all(header::AUTHORIZATION)
+            .iter()
+            .count()
+            > 1
+        {
+            return Err(Refusal::bad_request("more than one Authorization header"));
+        }
         match bearer(&request.headers) {
             None => Err(unauthorized("a bearer token is required")),
             Some(shown) if same(shown, self.token.as_bytes()) => Ok(()),

@@ -6,6 +6,7 @@
 //! | `guard`, `error` | who may ask for what, and how a refusal looks |
 //! | `running` | the parts of the balancer that there is to tell of |
 //! | `stats`, `prometheus`, `connections`, `history`, `page` | the answers |
+//! | `later` | what a later version answers |
 //! | `process`, `words` | what the kernel says; how values are written |
 //!
 //! Every answer is built as one value before its first byte is sent: no lock is held, and no
@@ -17,6 +18,7 @@ mod error;
 mod guard;
 mod history;
 mod http;
+mod later;
 mod page;
 mod process;
 mod prometheus;
@@ -31,7 +33,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -86,15 +88,26 @@ async fn guarded(State(guard): State<Arc<Guard>>, request: Request, next: Next) 
     response
 }
 
-async fn nothing_there() -> Refusal {
-    Refusal::not_found("there is nothing at this path")
+async fn nothing_there(method: Method, uri: Uri) -> Refusal {
+    later(&method, &uri).unwrap_or_else(|| Refusal::not_found("there is nothing at this path"))
 }
 
-async fn other_method() -> Refusal {
-    Refusal::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "this path does not take this method, see Allow",
-    )
+async fn other_method(method: Method, uri: Uri) -> Refusal {
+    later(&method, &uri).unwrap_or_else(|| {
+        Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this path does not take this method, see Allow",
+        )
+    })
+}
+
+fn later(method: &Method, uri: &Uri) -> Option<Refusal> {
+    let path = uri.path();
+    later::is_later(method, path).then(|| {
+        Refusal::not_found(format!(
+            "{method} {path} is not available in this version of isobar yet"
+        ))
+    })
 }
 
 async fn stats(State(running): State<Arc<Running>>) -> Json<Stats> {
