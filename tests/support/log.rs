@@ -45,7 +45,8 @@ impl Line {
 
     /// Whether a field holds this plain word, without parsing the line.
     pub fn says(&self, field: &str, word: &str) -> bool {
-        self.raw.contains(&format!("\"{field}\":\"{word}\""))
+        let json = format!("\"{field}\":\"{word}\"");
+        self.raw.contains(&json) || self.raw.contains(&format!(" {field}={word} "))
     }
 
     /// Whether it tells how a connection ended, in either format.
