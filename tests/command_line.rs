@@ -85,6 +85,21 @@ fn a_command_of_a_later_version_says_so_and_is_not_in_the_help() {
     assert!(!stdout(&isobar(&["--help"])).contains("reload"));
 }
 
+/// How to reach the balancer is all that its file is asked for: exit code 3 is that nobody
+/// answers there.
+#[test]
+fn the_way_to_the_balancer_is_found_in_a_file_with_other_faults() {
+    let faulty = "[pool.web]\nbackends = [\"${NOBODY_SETS_THIS}\"]\nblance = 1\nnonsense\n";
+    let (_directory, path) = file(&format!("{faulty}[admin]\nbind = \"127.0.0.1:1\"\n"));
+    let output = isobar(&["status", "-c", &path]);
+    assert_eq!(code(&output), Some(3), "{output:?}");
+    assert!(stderr(&output).contains("127.0.0.1:1"), "{output:?}");
+    let (_directory, path) = file(&format!("{faulty}[admin]\nbind = 1\n"));
+    let output = isobar(&["status", "-c", &path]);
+    assert_eq!(code(&output), Some(2), "{output:?}");
+    assert!(stderr(&output).contains(":6:8: "), "{output:?}");
+}
+
 #[test]
 fn a_missing_configuration_is_exit_code_2_and_says_where_it_was_looked_for() {
     let empty = tempfile::tempdir().expect("a directory");

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{ConfigArgs, Failure};
-use crate::config::Admin;
+use crate::config::{self, Admin};
 use crate::net::Address;
 use crate::terminal::replaced;
 
@@ -246,15 +246,13 @@ fn unix_name(path: &std::path::Path) -> PathBuf {
 }
 
 fn admin_section(args: &ConfigArgs) -> Result<Admin, Failure> {
-    match args.load() {
-        Ok((_, loaded)) => Ok(loaded.config.admin),
-        Err(mut failure) => {
-            failure
-                .message
-                .push_str("\nor name the endpoint of the running balancer with --admin");
-            Err(failure)
-        }
-    }
+    let read = |path: PathBuf| config::load_admin(&path).map_err(Failure::problems);
+    args.find().and_then(read).map_err(|mut failure| {
+        failure
+            .message
+            .push_str("\nor name the endpoint of the running balancer with --admin");
+        failure
+    })
 }
 
 /// `--token-file`, else `$ISOBAR_TOKEN`, else the configuration's; empty: none.

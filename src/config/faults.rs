@@ -187,6 +187,22 @@ impl<'s> Sink<'s> {
         }
     }
 
+    /// Drops what was thrown at places that do not stand under the header of this table.
+    pub(super) fn forgive_outside(&mut self, table: &str) {
+        let source = self.source;
+        let header = format!("[{table}]");
+        let inside = |offset: usize| {
+            let lines = (0..=source.line(offset)).rev();
+            let headers = lines.map(|line| source.line_text(line).trim_start());
+            let mut headers = headers.filter(|line| line.starts_with('['));
+            headers.next().is_some_and(|line| line.starts_with(&header))
+        };
+        for found in [&mut self.faults, &mut self.warnings] {
+            found.kept.retain(|(span, _)| inside(span.start));
+            found.dropped = 0;
+        }
+    }
+
     /// The number of the line at `span`, from 1.
     pub(super) fn line(&self, span: &Range<usize>) -> usize {
         self.source.line(self.as_written(span.clone()).start) + 1

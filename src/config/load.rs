@@ -10,7 +10,7 @@ use super::faults::{Faults, Problem, Severity, Sink};
 use super::hidden::Hidden;
 use super::places::{KeyPath, Places};
 use super::source::Source;
-use super::{Config, build, document, effects, references, schema};
+use super::{Admin, Config, build, document, effects, references, schema};
 
 /// The largest file that is read. A configuration of ten thousand backends has half a
 /// megabyte; what is larger is another file.
@@ -160,6 +160,42 @@ pub fn parse(
     })
 }
 
+/// Reads `[admin]` of the file at `path` and nothing else: how to reach the balancer that runs
+/// with it, though the file may have become faulty since, or name variables that only the
+/// balancer has. Blocks on the file system.
+///
+/// # Errors
+///
+/// The faults of `[admin]`, or the one reason why the file cannot be read.
+pub fn load_admin(path: &Path) -> Result<Admin, Faults> {
+    let name = path.display().to_string();
+    let bytes = read(path).map_err(|reason| Faults::of_file(&name, reason))?;
+    let text = document::text(&name, bytes)?;
+    parse_admin(&text, &name, &|variable| std::env::var(variable).ok())
+}
+
+fn parse_admin(
+    text: &str,
+    file_name: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Admin, Faults> {
+    let source = Source::new(file_name, text);
+    let mut sink = Sink::new(&source);
+    let readable = document::readable(&mut sink);
+    sink.forgive_outside("admin");
+    let (tree, _) = DeTable::parse_recoverable(&readable);
+    let items = tree.into_inner().into_iter();
+    let tree: DeTable<'_> = items
+        .filter(|(name, _)| name.get_ref() == "admin")
+        .collect();
+    let root = schema::read(&tree, env, &mut sink);
+    let admin = build::admin(&build::File::new(&root).root.sub("admin"));
+    match sink.finish() {
+        (problems, _) if problems.is_empty() => Ok(admin),
+        (problems, warnings) => Err(Faults { problems, warnings }),
+    }
+}
+
 fn hidden(file: &build::File<'_>) -> Hidden {
     let mut hidden = Hidden::default();
     for table in ["runtime", "admin", "log"] {
@@ -196,6 +232,32 @@ mod tests {
             "no configuration: looked for $ISOBAR_CONFIG (not set), /no/lb.toml, /nor/lb.toml; \
              write one, name one with -c FILE, or try `isobar demo`, which needs none"
         );
+    }
+
+    #[test]
+    fn the_admin_section_is_read_whatever_else_is_wrong() {
+        let others =
+            "[pool.p]\nbackends = [\"${UNSET}\"]\nblance = 1\nidle_timeout = 5m\nnonsense\n";
+        let read = |admin: &str| {
+            parse_admin(&format!("{others}[admin]\n{admin}\n{others}"), "f", &|_| {
+                None
+            })
+        };
+        let admin =
+            read("bind = \"127.0.0.1:7\"\ntoken = \"t\"").expect("a section without faults");
+        assert_eq!(admin.bind, Some("127.0.0.1:7".parse().expect("an address")));
+        assert_eq!(admin.token, "t");
+        for fault in [
+            "bind = 1",
+            "bnd = \"\"",
+            "token = t",
+            "token = \"${UNSET}\"",
+            "token",
+        ] {
+            let faults = read(fault).expect_err(fault);
+            let lines: Vec<_> = faults.problems.iter().map(|problem| problem.line).collect();
+            assert_eq!(lines, [7], "{faults}");
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ use std::time::Duration;
 use crate::net::Address;
 
 pub use faults::{Faults, Problem, Severity};
-pub use load::{Loaded, NotFound, find, load, parse};
+pub use load::{Loaded, NotFound, find, load, load_admin, parse};
 pub use places::KeyPath;
 pub use reference::reference;
 pub(crate) use texts::NOT_YET;
