@@ -59,6 +59,18 @@ fn help_and_version_are_what_was_asked_for() {
 }
 
 #[test]
+fn help_that_cannot_be_written_is_a_failure() {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let output = Command::new(env!("CARGO_BIN_EXE_isobar"))
+        .arg("--help")
+        .stdout(full.expect("/dev/full"))
+        .output()
+        .expect("isobar runs");
+    assert_eq!(code(&output), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("standard output"), "{output:?}");
+}
+
+#[test]
 fn a_wrong_command_line_is_exit_code_2() {
     for args in [
         &[][..],

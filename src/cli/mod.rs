@@ -12,6 +12,7 @@ mod output;
 mod run;
 mod status;
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -131,7 +132,11 @@ pub fn main() -> ExitCode {
         output::say(&failure.message);
         return ExitCode::from(failure.code);
     }
-    let outcome = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(usage) => return say_usage(&usage),
+    };
+    let outcome = match command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => demo::demo(&args),
@@ -144,6 +149,22 @@ pub fn main() -> ExitCode {
             output::say(&failure.message);
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Help, the version, or what is wrong with the command line. A full disk behind standard
+/// output is a failure, as it is for every other command.
+fn say_usage(usage: &clap::Error) -> ExitCode {
+    let said = usage.print().and_then(|()| std::io::stdout().flush());
+    match said {
+        Err(error) if !usage.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
+            output::say(format_args!(
+                "error: cannot write to standard output: {error}"
+            ));
+            ExitCode::FAILURE
+        }
+        _ if usage.use_stderr() => ExitCode::from(2),
+        _ => ExitCode::SUCCESS,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::config;
 use crate::log;
 use crate::server::{Server, addresses};
 use backend::{Backend, Identity};
-use prompt::Order;
+use prompt::{ORDERS, Order};
 
 /// The last lines of the log.
 const LAST_LINES: Duration = Duration::from_millis(200);
@@ -117,11 +117,7 @@ fn introduction(running: &Running) -> String {
 Each connection goes to the next backend; a browser and nc get an answer too.
 Take a backend away and see the traffic move. Type, then press Enter:
 
-  stop oak    closes its port and resets its connections
-  start oak   brings it back
-  (nothing)   shows who answered how often
-  quit        ends the demo, as Ctrl-C does
-
+{ORDERS}
 Stop all three, and clients wait until one is back.
 
 "
@@ -157,6 +153,7 @@ async fn obey(
     while let Some(order) = orders.recv().await {
         match order {
             Order::Quit => stop.cancel(),
+            Order::Help => say(ORDERS),
             Order::Show => say(&format!("{}\n", counts(&backends))),
             Order::Unknown(text) => say(&prompt::explain(&text)),
             Order::Stop(name) => {

@@ -16,12 +16,23 @@ const BACKGROUND_PAUSE: Duration = Duration::from_millis(500);
 /// No order is longer.
 const MAX_LINE: usize = 4096;
 
+/// What can be typed.
+pub(super) const ORDERS: &str = "  stop oak    closes its port and resets its connections
+  start oak   brings it back
+  (nothing)   shows who answered how often
+  help        shows these lines
+  quit        ends the demo, as Ctrl-C does
+";
+/// Characters of what is no order that are repeated.
+const SHOWN: usize = 40;
+
 /// What the user wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Stop(String),
     Start(String),
     Show,
+    Help,
     Quit,
     Unknown(String),
 }
@@ -31,6 +42,7 @@ impl Order {
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
             [] => Self::Show,
+            ["help" | "?"] => Self::Help,
             ["stop", name] => Self::Stop(name.to_owned()),
             ["start", name] => Self::Start(name.to_owned()),
             ["quit" | "exit" | "q"] => Self::Quit,
@@ -42,9 +54,14 @@ impl Order {
 /// The answer to what is no order.
 pub(super) fn explain(text: &str) -> String {
     let names = Identity::all().map(|identity| identity.name).join("|");
+    let cut = match text.chars().nth(SHOWN) {
+        Some(_) => "…",
+        None => "",
+    };
+    let text: String = text.chars().take(SHOWN).collect();
     format!(
-        "{:?} is no order; stop {names}, start {names}, or quit\n",
-        replaced(text)
+        "{:?}{cut} is no order; stop {names}, start {names}, help, or quit\n",
+        replaced(&text)
     )
 }
 
@@ -98,10 +115,12 @@ mod tests {
             ("  start  pine\r\n", Order::Start("pine".into())),
             ("\n", Order::Show),
             ("quit\n", Order::Quit),
+            ("help\n", Order::Help),
             ("stop\n", Order::Unknown("stop".into())),
         ] {
             assert_eq!(Order::parse(line), order);
         }
         assert!(explain("stop").contains("stop oak|pine|birch"));
+        assert!(explain(&"x".repeat(4000)).len() < 200);
     }
 }
