@@ -134,7 +134,11 @@ impl ListenError {
     fn text(&self) -> String {
         match self.source.kind() {
             io::ErrorKind::AddrInUse => {
-                "the address is in use; `ss -lntp` shows by which process".into()
+                let options = match self.address {
+                    Address::Ip(_) => "-lntp",
+                    Address::Unix(_) => "-lxp",
+                };
+                format!("the address is in use; `ss {options}` shows by which process")
             }
             io::ErrorKind::PermissionDenied => format!(
                 "{} (ports below 1024 need CAP_NET_BIND_SERVICE, a socket file a writable directory)",
