@@ -96,7 +96,6 @@ impl Kind {
     pub(super) fn expected(&self) -> String {
         match self {
             Self::Flag => "true or false".to_owned(),
-            Self::Count { min, max } if *max == ANY => format!("a whole number from {min}"),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
             Self::Share => "a number from 0.0 to 1.0".to_owned(),
             Self::Duration { .. } => "a duration such as \"1m30s\"".to_owned(),
@@ -121,7 +120,7 @@ fn quoted(words: &[&str]) -> String {
     }
 }
 
-/// A bound that is the type's, not ours: it is not worth a word in the reference.
+/// A bound that is the type's, not ours.
 pub(super) const ANY: u64 = u32::MAX as u64;
 
 /// The shortest duration that is none.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use toml::de::{DeInteger, DeValue};
 
 use super::keys::{Key, Kind, Table, Zero};
-use super::suggest::did_you_mean;
+use super::suggest::meant_word;
 use super::texts::NOT_YET;
 use super::units::{self, format_duration};
 use super::value::Value;
@@ -54,7 +54,10 @@ fn word(kind: &Kind, words: &[&str], later: &[&str], text: &str) -> Result<Value
     if later.contains(&text) {
         return Err(format!("this is {NOT_YET}"));
     }
-    let hint = did_you_mean(text, words.iter().copied(), '"');
+    let hint = match meant_word(text, words) {
+        Some(word) => format!("{SUGGESTION} \"{word}\"?"),
+        None => String::new(),
+    };
     Err(format!("expected {}{hint}", kind.expected()))
 }
 

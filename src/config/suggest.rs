@@ -74,6 +74,48 @@ pub(super) fn meant_key(table: &'static Table, name: &str) -> Option<&'static st
     nearest(name, table.keys.iter().map(|key| key.name)).or_else(alias)
 }
 
+/// The word that was probably meant: one that is written nearly so, or what other programs
+/// call so.
+pub(super) fn meant_word<'a>(written: &str, words: &[&'a str]) -> Option<&'a str> {
+    let wanted = plain(written);
+    let alias = || {
+        let known = |(other, _): &&(&str, &str)| *other == wanted;
+        let mut ours = WORD_ALIASES.iter().filter(known).map(|(_, ours)| *ours);
+        ours.find_map(|ours| words.iter().find(|word| **word == ours).copied())
+    };
+    alias().or_else(|| nearest(written, words.iter().copied()))
+}
+
+/// Words of HAProxy, NGINX, Envoy and syslog, and what they are here.
+const WORD_ALIASES: &[(&str, &str)] = &[
+    ("roundrobin", "round-robin"),
+    ("static_rr", "round-robin"),
+    ("rr", "round-robin"),
+    ("leastconn", "least-connections"),
+    ("least_conn", "least-connections"),
+    ("least_request", "least-connections"),
+    ("source", "consistent-hash"),
+    ("hash", "consistent-hash"),
+    ("ip_hash", "consistent-hash"),
+    ("ring_hash", "consistent-hash"),
+    ("maglev", "consistent-hash"),
+    ("random", "random-two"),
+    ("p2c", "random-two"),
+    ("least_time", "least-latency"),
+    ("peak_ewma", "least-latency"),
+    ("ewma", "least-latency"),
+    ("warning", "warn"),
+    ("err", "error"),
+    ("crit", "error"),
+    ("notice", "info"),
+    ("logfmt", "text"),
+    ("plain", "text"),
+    ("ssl", "tls"),
+    ("https", "http"),
+    ("off", "none"),
+    ("ip", "client-ip"),
+];
+
 /// The table in which there is such a key.
 fn elsewhere(name: &str) -> Option<String> {
     let wanted = plain(name);
@@ -223,6 +265,22 @@ mod tests {
         assert!(unknown_key(&ROOT, "upstream").ends_with("did you mean `pool`?"));
         assert!(unknown_key(&LISTENER, "default_backend").ends_with("did you mean `pool`?"));
         assert!(unknown_key(&RUNTIME, "maxconn").ends_with("did you mean `max_connections`?"));
+    }
+
+    #[test]
+    fn words_of_other_programs_are_understood() {
+        let strategies = ["round-robin", "least-connections", "consistent-hash"];
+        for (written, meant) in [
+            ("roundrobin", Some("round-robin")),
+            ("leastconn", Some("least-connections")),
+            ("LEAST_REQUEST", Some("least-connections")),
+            ("source", Some("consistent-hash")),
+            ("round-robbin", Some("round-robin")),
+            ("warning", None),
+        ] {
+            assert_eq!(meant_word(written, &strategies), meant, "{written}");
+        }
+        assert_eq!(meant_word("warning", &["error", "warn"]), Some("warn"));
     }
 
     #[test]

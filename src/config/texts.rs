@@ -1,7 +1,7 @@
 //! Strings of the file that are more than text: each is read into what it stands for, or
 //! refused with a sentence that says what to write instead.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use super::AccessSink;
 use super::units;
@@ -177,6 +177,11 @@ fn address(text: &str) -> Result<Address, Refused> {
     match text.parse::<Address>() {
         // One address has one written form: a mapped one is the IPv4 address it stands for.
         Ok(Address::Ip(ip)) if ip.ip() != ip.ip().to_canonical() => Ok(Address::Ip(canonical(ip))),
+        Ok(Address::Ip(SocketAddr::V6(ip))) if lacks_scope(&ip) => Err(Refused::Said(
+            "a link-local address needs the number of its interface, as in \"[fe80::1%2]:80\"; \
+             `ip link` shows the numbers"
+                .to_owned(),
+        )),
         Ok(address) => Ok(address),
         Err(_) if text.starts_with("udp:") => Err(Refused::Said(
             "UDP is out of scope: isobar balances TCP".to_owned(),
@@ -192,6 +197,11 @@ fn address(text: &str) -> Result<Address, Refused> {
     }
 }
 
+/// Whether the kernel could not tell by which interface it is reached, see ipv6(7).
+fn lacks_scope(address: &SocketAddrV6) -> bool {
+    address.ip().is_unicast_link_local() && address.scope_id() == 0
+}
+
 /// The address that was probably meant.
 fn guess(text: &str) -> Option<String> {
     let valid = |text: String| text.parse::<Address>().is_ok().then_some(text);
@@ -199,20 +209,24 @@ fn guess(text: &str) -> Option<String> {
     if port.unwrap_or(text).parse::<u16>().is_ok() {
         return valid(format!("0.0.0.0:{}", port.unwrap_or(text)));
     }
-    if let Some(rest) = text
-        .strip_prefix("tcp://")
-        .or_else(|| text.strip_prefix("tcp:"))
-    {
-        return valid(rest.to_owned());
+    let schemes = ["tcp://", "tcp:", "http://", "https://"];
+    if let Some(rest) = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)) {
+        return valid(rest.trim_end_matches('/').to_owned());
     }
     if text.starts_with('/') {
         return valid(format!("unix:{text}"));
     }
+    // `::1:80` is an address by itself, but hardly what was meant.
+    if let Some((ip, port)) = text.rsplit_once(':')
+        && ip.parse::<Ipv6Addr>().is_ok()
+        && port.parse::<u16>().is_ok()
+    {
+        return valid(format!("[{ip}]:{port}"));
+    }
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         return Some(format!("{}", SocketAddr::new(ip, 80)));
     }
-    let (ip, port) = text.rsplit_once(':')?;
-    valid(format!("[{ip}]:{port}"))
+    None
 }
 
 /// Labels and a port: `db.example.com:5432`.
@@ -254,6 +268,9 @@ mod tests {
             ("/run/a.sock", "unix:/run/a.sock"),
             ("10.0.0.1", "10.0.0.1:80"),
             ("::1", "[::1]:80"),
+            ("::1:8080", "[::1]:8080"),
+            ("http://10.0.0.1:80/", "10.0.0.1:80"),
+            ("https://[::1]:443", "[::1]:443"),
             ("1:2:3:4:5:6:7:8:443", "[1:2:3:4:5:6:7:8]:443"),
         ] {
             let message = refusal(bind_address(text));
@@ -280,6 +297,12 @@ mod tests {
             let message = refusal(backend_address(text));
             assert!(message.starts_with("expected IP:PORT"), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn a_link_local_address_says_which_interface() {
+        assert!(refusal(backend_address("[fe80::1]:80")).contains("interface"));
+        assert!(backend_address("[fe80::1%2]:80").is_ok());
     }
 
     #[test]

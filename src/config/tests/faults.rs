@@ -51,11 +51,11 @@ fn each_fault_is_told_at_its_place() {
         ),
         (
             "max_connecting = 9223372036854775808",
-            "6:18: `max_connecting` must be a whole number from 0, not 9223372036854775808",
+            "6:18: `max_connecting` must be a whole number from 0 to 4294967295, not 9223372036854775808",
         ),
         (
             "max_connecting = \"5\"",
-            "6:18: `max_connecting` must be a whole number from 0, not \"5\", did you mean 5?",
+            "6:18: `max_connecting` must be a whole number from 0 to 4294967295, not \"5\", did you mean 5?",
         ),
         ("fallback = \"pp\"", "6:12: there is no pool `pp`"),
         (
