@@ -59,7 +59,9 @@ pub(super) fn readable<'s>(sink: &mut Sink<'s>) -> Cow<'s, str> {
         if repairs.is_empty() || round == MAX_REPAIRS {
             for error in errors {
                 let span = error.span().unwrap_or(0..0);
-                sink.syntax(span.clone(), in_words(&text, &span, error.message()));
+                let line = |at: usize| sink.line(&(at..at));
+                let message = in_words(&text, &span, error.message(), &line);
+                sink.syntax(span, message);
             }
             break;
         }
@@ -97,6 +99,11 @@ fn repair(text: &str, tree: &DeTable<'_>, error: &Error) -> Option<Repair> {
                 edit,
             })
         }
+        "extra `=`, expected nothing" => Some(Repair {
+            message: "there is one `=` too many".to_owned(),
+            edit: Edit::Blank(span.start),
+            place: span,
+        }),
         "unclosed table, expected `]`" | "unclosed array table, expected `]`" => {
             Some(unclosed_header(span, "]"))
         }
@@ -153,7 +160,13 @@ fn unclosed_value(text: &str, tree: &DeTable<'_>, end: usize) -> Option<Repair> 
 }
 
 /// What the parser says, in words that tell what to write instead.
-fn in_words(text: &str, span: &Range<usize>, message: &str) -> String {
+/// `line` is the number of the line at an offset in the file as written.
+fn in_words(
+    text: &str,
+    span: &Range<usize>,
+    message: &str,
+    line: &dyn Fn(usize) -> usize,
+) -> String {
     let found = text.get(span.clone()).unwrap_or_default();
     let unquoted = message.starts_with("string values must be quoted");
     if unquoted && found.is_empty() {
@@ -166,22 +179,27 @@ fn in_words(text: &str, span: &Range<usize>, message: &str) -> String {
         "recursion limit" | "cannot recurse further; max recursion depth met" => {
             "this is nested too deeply".to_owned()
         }
-        "duplicate key" => format!("`{found}` is here twice{}", first_header(text, span)),
+        "duplicate key" => format!("`{found}` is here twice{}", first_header(text, span, line)),
         _ => message.to_owned(),
     }
 }
 
 /// Where the table whose second header is at `span` began, if it is a header.
-fn first_header(text: &str, span: &Range<usize>) -> String {
+fn first_header(text: &str, span: &Range<usize>, number: &dyn Fn(usize) -> usize) -> String {
     let line = repair::line_around(text, span.start);
     let until_bracket = |line: &str| line.split(']').next().unwrap_or_default().trim().to_owned();
     let header = until_bracket(&text[line.clone()]);
-    let first = text[..line.start]
-        .lines()
-        .position(|line| until_bracket(line) == header);
+    let mut before = text[..line.start]
+        .split_inclusive('\n')
+        .scan(0, |at, line| {
+            let start = *at;
+            *at += line.len();
+            Some((start, line))
+        });
+    let first = before.find(|(_, line)| until_bracket(line) == header);
     match first {
-        Some(first) if header.starts_with('[') => {
-            format!(": {header}] begins in line {} already", first + 1)
+        Some((first, _)) if header.starts_with('[') => {
+            format!(": {header}] begins in line {} already", number(first))
         }
         _ => String::new(),
     }
@@ -229,6 +247,15 @@ mod tests {
                 "8:2: `a` is here twice: [a] begins in line 1 already",
                 "9:5: this is never closed: `}]` is missing",
             ]
+        );
+    }
+
+    #[test]
+    fn lines_behind_a_mended_list_keep_their_numbers() {
+        let found = faults("x = [\n  \"1\", # one\n[b]\n[c]\n[b]\n");
+        assert_eq!(
+            found[1],
+            "5:2: `b` is here twice: [b] begins in line 3 already"
         );
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::build::{self, File, Named};
 use super::choices::{CheckKind, Choice};
 use super::faults::Sink;
+use super::texts::is_name;
 use super::value::{At, Scope, Value};
 use super::{Backend, Balance, WhenAllDown};
 use crate::net::Address;
@@ -117,7 +118,8 @@ fn backends(pool: &Named<'_>, sink: &mut Sink<'_>) {
     let all = build::backends(&pool.scope);
     let built: Option<Vec<_>> = all.map(|(scope, _)| build::backend(&scope)).collect();
     // One that could not be built is a fault, which says enough.
-    let Some(built) = built.filter(|_| !written.is_some_and(has_faulty)) else {
+    let faulty = written.is_some_and(has_faulty) || !is_name(pool.name);
+    let Some(built) = built.filter(|_| !faulty) else {
         return;
     };
     let place = written.map_or(&pool.place, |at| &at.span).clone();

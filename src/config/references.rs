@@ -7,6 +7,7 @@ use super::binds::Binds;
 use super::build::{self, File, Named};
 use super::faults::Sink;
 use super::suggest::did_you_mean;
+use super::texts::is_name;
 use super::value::{At, Scope, Value};
 use crate::net::Address;
 
@@ -69,7 +70,10 @@ fn leads_to_a_pool(
     }
     let hint = match sink.is_full() || at.is_replaced() {
         true => String::new(),
-        false => did_you_mean(&name, file.pools.iter().map(|pool| pool.name), '`'),
+        false => {
+            let names = file.pools.iter().map(|pool| pool.name);
+            did_you_mean(&name, names.filter(|name| is_name(name)), '`')
+        }
     };
     sink.fault(
         at.span.clone(),

@@ -433,3 +433,17 @@ fn what_the_environment_holds_is_told_as_it_is_written() {
         "9:15: `port` has no effect on backend `${SOCKET}`, a Unix socket"
     );
 }
+
+#[test]
+fn a_line_or_a_name_that_is_wrong_has_no_faults_in_its_train() {
+    assert_eq!(
+        faults("[runtime]\nuser = = 5\n"),
+        ["2:8: there is one `=` too many"]
+    );
+    let text = with_pool(
+        "[pool.\"x y\"]\nbackends = []\n[listener.k]\nbind = \"127.0.0.1:2\"\npool = \"xy\"\n",
+    );
+    let refused = read(&text).expect_err("two faults");
+    assert_eq!(refused.warnings, []);
+    assert_eq!(line(&refused.problems[1]), "10:8: there is no pool `xy`");
+}
