@@ -93,7 +93,7 @@ fn each_kind_of_fault_has_its_place_and_its_words() {
         ),
         (
             "max_connecting = -1",
-            "10:18: `max_connecting` must be a whole number from 0, not -1",
+            "10:18: `max_connecting` must be a whole number from 0 to 4294967295, not -1",
         ),
         (
             "idle_timeout = \"-1s\"",
@@ -590,7 +590,7 @@ fn a_limit_of_the_machine_below_what_the_file_needs_is_a_warning() {
     let exit = Launch::new(&text).nofile(256).run_to_exit(&["check"]);
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     assert!(
-        exit.stderr.starts_with("lb.toml: warning: "),
+        exit.stderr.starts_with("lb.toml:2:19: warning: "),
         "{}",
         exit.stderr
     );
