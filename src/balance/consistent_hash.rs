@@ -21,7 +21,7 @@
 //! identity. `tests/golden/consistent_hash.txt` pins the mapping.
 //!
 //! # Cost
-//! O(n), with one hash of 16 bytes for each backend. A cheap bound on [`−log2`](super::neg_log2)
+//! O(n), with one hash of 16 bytes for each backend. A cheap bound on `−log2`
 //! rules out nearly all that cannot win. It never grows with the hash, so of two backends
 //! of the same weight the higher hash wins without a logarithm.
 

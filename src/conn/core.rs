@@ -104,7 +104,7 @@ impl Core {
         &self.process
     }
 
-    /// The deadlines of its connections; the core must [run](Timers::run) them.
+    /// The deadlines of its connections; the core must run them.
     pub fn timers(&self) -> &Rc<Timers> {
         &self.timers
     }

@@ -1,7 +1,7 @@
 //! Pools: which backends there are, which of them may be used, and who gets the next slot.
 //!
 //! The data plane reads an immutable [`Snapshot`] and takes a [`Lease`]; it asks the control
-//! plane nothing and waits for no lock that one holds. The control plane ([`control`]) keeps
+//! plane nothing and waits for no lock that one holds. The control plane (`control`) keeps
 //! what checks and operators say, and publishes the next snapshot. Connections that nobody
 //! can take wait in [`hold`].
 

@@ -1,6 +1,6 @@
 //! Moves the bytes of a connection both ways until it ends, and ends it right.
 //!
-//! Two half-duplex [`Direction`](direction::Direction)s run independently in one task. A FIN
+//! Two half-duplex directions run independently in one task. A FIN
 //! is passed on when what came before it is delivered; the other direction goes on. When both
 //! have sent FIN the sockets are closed. Anything else is a *cut*: what the broken side had
 //! sent before is delivered to the other side first, then that side is reset, so that nothing
