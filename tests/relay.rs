@@ -474,3 +474,28 @@ fn an_urgent_byte_is_dropped_and_what_follows_it_is_not() {
         path.wait_ended("client_closed", 1);
     });
 }
+
+/// A read stops at the mark, so it comes back short with bytes still behind it.
+///
+/// 1. Bytes, an urgent byte, and more bytes go out in one breath; then silence.
+/// 2. All but the urgent byte arrive without another byte being sent; many times over, as it
+///    takes both portions to be there when the first is read.
+#[test]
+fn nothing_waits_behind_an_urgent_byte() {
+    on_every_path(|path| {
+        if path.family == Family::Unix {
+            return;
+        }
+        let (client, backend) = path.open();
+        for (from, to) in [(&client, &backend), (&backend, &client)] {
+            for _ in 0..50 {
+                from.write("before");
+                from.write_urgent();
+                from.write("behind");
+                to.expect("beforebehind");
+            }
+        }
+        close(&client, &backend);
+        path.wait_ended("client_closed", 1);
+    });
+}

@@ -168,6 +168,29 @@ fn who_waits_for_a_slot_in_the_queue_is_served_within_the_limit() {
     }
 }
 
+/// 1. Two clients fill the limit, a dozen wait in the queue; all have sent something.
+/// 2. Two orders to stop, the second while the listener is still open: everybody is reset,
+///    none sees a clean end, and each has its line.
+#[test]
+fn a_second_order_resets_who_waits_in_the_queue_as_well() {
+    const CLIENTS: usize = 14;
+    for _ in 0..5 {
+        let backend = Backend::manual(Family::Ipv4);
+        let runtime = "threads = 4\nmax_connections = 2\nstop_delay = \"30s\"";
+        let mut isobar = Isobar::start(&with_runtime(runtime, "", &[backend.entry()]));
+        let clients: Vec<_> = (0..CLIENTS).map(|_| isobar.connect("web")).collect();
+        let servers = [(); 2].map(|()| backend.accept());
+        isobar.signal(Signal::TERM);
+        wait_message(&isobar, "stopping");
+        isobar.signal(Signal::TERM);
+        assert_exits(&mut isobar);
+        for client in clients.iter().chain(&servers) {
+            assert_eq!(client.read_to_end().1, End::Reset);
+        }
+        assert_eq!(endings(&isobar), ["killed"; CLIENTS]);
+    }
+}
+
 #[test]
 fn connections_go_on_to_their_own_end() {
     let backend = Backend::manual(Family::Ipv4);

@@ -29,7 +29,7 @@ pub enum Command {
     Serve(super::Arrival),
     /// To list its connections.
     Connections(oneshot::Sender<Vec<ConnectionView>>),
-    /// To end every connection at once.
+    /// To end every connection at once, those still to come included.
     EndAll(Ended),
 }
 
@@ -70,6 +70,8 @@ pub struct Core {
     timers: Rc<Timers>,
     entries: RefCell<BTreeMap<u64, Rc<Entry>>>,
     accepted: Cell<u64>,
+    /// Every connection was told to end, so.
+    ending: Cell<Option<Ended>>,
     log: log::Handle,
     process: Arc<Process>,
 }
@@ -84,6 +86,7 @@ impl Core {
             timers: Rc::default(),
             entries: RefCell::default(),
             accepted: Cell::new(0),
+            ending: Cell::new(None),
             log,
             process,
         })
@@ -125,6 +128,9 @@ impl Core {
         let cores = self.process.cores() as u64;
         let id = sequence * cores + self.index as u64 + 1;
         let entry = Rc::new(Entry { id, ..entry });
+        if let Some(ended) = self.ending.get() {
+            entry.end(ended);
+        }
         self.entries.borrow_mut().insert(id, Rc::clone(&entry));
         Entered {
             core: Rc::clone(self),
@@ -138,8 +144,10 @@ impl Core {
         entries.values().map(|entry| entry.view()).collect()
     }
 
-    /// Ends every connection of this core at once.
+    /// Ends every connection of this core at once, and for good: those that are on their way
+    /// here, or whose task has not begun, end when they enter.
     pub fn end_all(&self, ended: Ended) {
+        self.ending.set(Some(ended));
         let entries: Vec<_> = self.entries.borrow().values().cloned().collect();
         entries.iter().for_each(|entry| entry.end(ended));
     }

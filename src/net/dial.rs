@@ -13,7 +13,7 @@ use rustix::net::{
 
 use super::listen::bound_address;
 use super::stream::{Kind, Liveness, Stream};
-use super::{Address, sys, unix_address};
+use super::{Address, unix_address};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -151,12 +151,10 @@ async fn established(
         // A Unix socket connects at once, or not at all.
         Ok(()) => Ok(Stream::new(socket, kind)?),
         Err(Errno::INPROGRESS) => {
-            let pending = sys::register(socket)?;
-            pending.writable().await?.retain_ready();
-            sockopt::socket_error(pending.get_ref())
-                .and_then(|outcome| outcome)
-                .map_err(io::Error::from)?;
-            Ok(Stream::from_registered(pending, kind))
+            // A stream from here on: given up, it is reset, however far the kernel has come.
+            let pending = Stream::new(socket, kind)?;
+            pending.connected().await?;
+            Ok(pending)
         }
         Err(error) => Err(io::Error::from(error).into()),
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use rustix::pipe::SpliceFlags;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::sys;
@@ -106,13 +107,13 @@ impl Stream {
         })
     }
 
-    /// A socket that is registered already, for instance because its connect was waited for.
-    pub(super) fn from_registered(io: AsyncFd<OwnedFd>, kind: Kind) -> Self {
-        Self {
-            io,
-            kind,
-            closing: false,
-        }
+    /// Waits for the end of the connect that is in progress.
+    ///
+    /// # Errors
+    /// What the connect failed with.
+    pub(super) async fn connected(&self) -> io::Result<()> {
+        self.io.writable().await?.retain_ready();
+        Ok(sockopt::socket_error(self.socket()).and_then(|outcome| outcome)?)
     }
 
     /// What kind of socket it is.
@@ -152,7 +153,7 @@ impl Stream {
             let mut guard = ready!(self.io.poll_read_ready(cx))?;
             match self.try_recv(buffer) {
                 Ok(n) => {
-                    if n > 0 && n < buffer.len() {
+                    if n > 0 && n < buffer.len() && !self.has_urgent() {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(n));
@@ -161,6 +162,12 @@ impl Stream {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+
+    /// Whether the peer ever sent urgent data: a read stops at its mark, see tcp(7), so that
+    /// from then on a short read does not prove the socket dry. Costs a look at a word.
+    fn has_urgent(&self) -> bool {
+        self.io.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
     /// Sends some of `bytes`; asks for readiness only when the socket is full.

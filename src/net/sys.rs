@@ -14,14 +14,15 @@ use tokio::io::unix::AsyncFd;
 
 use super::listen::Socket;
 
-/// Registers a socket for reading and writing with this thread's runtime.
+/// Registers a socket for reading, writing and urgent data with this thread's runtime.
 ///
 /// # Errors
 /// What epoll_ctl(2) gives.
 pub(super) fn register(socket: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
     // SAFETY: an OwnedFd is open and gives the same number for as long as it lives, and the
     // AsyncFd owns it.
-    Ok(unsafe { AsyncFd::register(socket) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 /// Registers a listening socket, which several threads share, for reading.

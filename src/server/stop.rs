@@ -43,7 +43,9 @@ impl Serving {
             () = gently => {}
             () = self.next_stop(&mut signals, &never) => {
                 tracing::warn!(active = self.active(), "told to stop again, resetting what is left");
-                self.close.cancel();
+                // Whoever is still in an accept queue comes out of it first, or they would be
+                // left over, and the end of the process would close them as if all were well.
+                self.close_listeners().await;
                 self.end_all(Ended::Killed).await;
             }
         }
