@@ -19,8 +19,10 @@ use crate::config;
 use crate::log::SharedThrottle;
 use crate::net::{Acceptor, Address, Incoming, ListenError, ListenOptions, Liveness, Socket};
 
-/// Most connections at once.
-pub const MOST_CONNECTIONS: usize = 256;
+/// Most connections at once, however many descriptors there are.
+const MOST_CONNECTIONS: u64 = 256;
+/// They get at most this part of all descriptors: what is left is for traffic.
+const SHARE: u64 = 16;
 /// How long to wait for descriptors or memory after accept(2) had none.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -61,7 +63,11 @@ impl Bound {
             Ok(acceptor) => acceptor,
             Err(error) => return tracing::error!(%error, "the admin endpoint cannot serve"),
         };
-        let door = Door::default();
+        let door = Door {
+            most: most_connections_here(),
+            next: Cell::default(),
+            seats: Rc::default(),
+        };
         let failures = SharedThrottle::new(Instant::now());
         // The only error there can be is that the runtime shuts down.
         while acceptor.ready().await.is_ok() {
@@ -80,8 +86,8 @@ impl Bound {
 }
 
 /// Who is in.
-#[derive(Default)]
 struct Door {
+    most: usize,
     next: Cell<u64>,
     seats: Rc<RefCell<BTreeMap<u64, Seat>>>,
 }
@@ -90,6 +96,18 @@ struct Door {
 struct Seat {
     activity: Rc<Activity>,
     task: AbortHandle,
+}
+
+/// Most connections to the endpoint at once, of a process with so many descriptors: 2 to 256.
+pub fn most_connections(descriptors: u64) -> u64 {
+    (descriptors / SHARE).clamp(2, MOST_CONNECTIONS)
+}
+
+/// The same for this process.
+fn most_connections_here() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = most_connections(limit.current.unwrap_or(u64::MAX));
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 /// What a connection does, as the door sees it.
@@ -130,7 +148,7 @@ impl Door {
 
     /// Whether one more can come in, at the cost of another if need be.
     fn make_room(&self) -> bool {
-        if self.seats.borrow().len() < MOST_CONNECTIONS {
+        if self.seats.borrow().len() < self.most {
             return true;
         }
         let silent = {
@@ -153,5 +171,17 @@ struct Leave(Rc<RefCell<BTreeMap<u64, Seat>>>, u64);
 impl Drop for Leave {
     fn drop(&mut self) {
         self.0.borrow_mut().remove(&self.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_endpoint_takes_a_small_part_of_the_descriptors() {
+        assert_eq!(most_connections(24), 2);
+        assert_eq!(most_connections(1024), 64);
+        assert_eq!(most_connections(1 << 20), 256);
     }
 }

@@ -26,7 +26,7 @@ mod running;
 mod stats;
 mod words;
 
-pub use endpoint::{Bound, MOST_CONNECTIONS, bind};
+pub use endpoint::{Bound, bind, most_connections};
 pub use running::{Parts, Phase, Running};
 
 use std::sync::Arc;

@@ -18,8 +18,6 @@ const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
 /// one on /dev/null. Then there are the access file, the admin socket, and what is open for
 /// a moment: a file of /proc, the access file while it is opened again.
 const OWN: u64 = 16;
-/// Requests to the admin endpoint get at most this part of all descriptors.
-const ADMIN_SHARE: u64 = 16;
 /// Each runtime has two epolls, an eventfd and a copy of the signal socket.
 const PER_CORE: u64 = 4;
 /// Checks get at most this part of all descriptors: they are short, seldom all at once, and
@@ -140,7 +138,7 @@ fn divide(descriptors: u64, config: &Config, cores: usize) -> Limits {
         .map(|listener| listener.bind.len())
         .sum();
     let backends: usize = config.pools.iter().map(|pool| pool.backends.len()).sum();
-    let admin = (descriptors / ADMIN_SHARE).min(admin::MOST_CONNECTIONS as u64);
+    let admin = admin::most_connections(descriptors);
     let fixed = OWN + PER_CORE * cores + 2 * pipes * cores + admin;
     let checks = (backends as u64).min(descriptors / CHECKS_SHARE);
     let reserved = fixed + addresses as u64 + checks;
