@@ -535,10 +535,25 @@ pub fn samples<'a>(
     })
 }
 
+impl Isobar {
+    /// Shows what it says of itself now, as far as it still answers.
+    fn tell_state(&self) {
+        if self.exited.is_some() || !self.has_admin() {
+            return;
+        }
+        for path in ["/stats", "/connections"] {
+            let ask = std::panic::AssertUnwindSafe(|| self.get(path).body);
+            let answer = std::panic::catch_unwind(ask);
+            eprintln!("--- {path}: {}", answer.as_deref().unwrap_or("no answer"));
+        }
+    }
+}
+
 impl Drop for Isobar {
     fn drop(&mut self) {
         let _tell = TellOnPanic(&self.stderr);
         if std::thread::panicking() {
+            self.tell_state();
             return;
         }
         let stdout = self.stdout.text();

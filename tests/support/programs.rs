@@ -217,6 +217,9 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- a program said:\n{}", self.stderr.text());
+        }
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
