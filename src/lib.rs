@@ -9,6 +9,7 @@
 //! | module | what it is about |
 //! | --- | --- |
 //! | [`config`] | `lb.toml` as a value that cannot be wrong |
+//! | [`runtime`] | the tasks, sockets and deadlines of a data core |
 //! | [`net`] | addresses and sockets |
 //! | [`metrics`] | what is counted, and under which names |
 //! | [`log`] | lines: events, finished connections, and the thread that writes them |
@@ -36,5 +37,6 @@ pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod pool;
+pub mod runtime;
 pub mod server;
 mod terminal;

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use super::core::{Entry, Phase};
 use super::fault;
 use super::record::Record;
-use super::timers::{Timer, Timers};
 use crate::config;
 use crate::metrics::Ended;
 use crate::net::{Address, DialError, Liveness, Stream, dial};
 use crate::pool::{Attempt, Client, Held, Lease, NotHeld, Pool, Ticket};
+use crate::runtime::timers::{Elapsed, Timer, Timers};
 
 /// A connection with its backend.
 pub(super) struct Connected {
@@ -214,14 +214,14 @@ impl<'a> Connector<'a> {
 
     async fn wait(&self, held: Held, most: Duration) -> Result<Lease, Ended> {
         let held = pin!(held);
-        let granted = self.unless(held, |cx| self.client.poll_left(cx));
+        let granted = pin!(self.unless(held, |cx| self.client.poll_left(cx)));
         if most.is_zero() {
             return granted.await;
         }
         let left = most.saturating_sub(self.record.held.unwrap_or_default());
-        match tokio::time::timeout(left, granted).await {
+        match self.timers.timeout_at(Instant::now() + left, granted).await {
             Ok(granted) => granted,
-            Err(_) => Err(Ended::HoldTimeout),
+            Err(Elapsed) => Err(Ended::HoldTimeout),
         }
     }
 

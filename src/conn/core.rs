@@ -13,10 +13,10 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::relay::Pipes;
-use super::timers::Timers;
 use crate::log;
 use crate::metrics::{Ended, Process};
 use crate::net::Address;
+use crate::runtime::timers::Timers;
 
 /// Bytes of the copy buffer: one for each core, so that an idle connection owns none. It is
 /// also the most that isobar keeps of one direction, see `slow reader` in the documentation.
@@ -78,12 +78,15 @@ pub struct Core {
 
 impl Core {
     /// Core `index` of the process, with at most `pipes` pipes.
+    ///
+    /// # Panics
+    /// If this thread runs no [`runtime`](crate::runtime).
     pub fn new(index: usize, pipes: usize, log: log::Handle, process: Arc<Process>) -> Rc<Self> {
         Rc::new(Self {
             index,
             buffer: RefCell::new(vec![0; BUFFER].into()),
             pipes: Pipes::new(pipes, Arc::clone(&process), index),
-            timers: Rc::default(),
+            timers: crate::runtime::timers(),
             entries: RefCell::default(),
             accepted: Cell::new(0),
             ending: Cell::new(None),
@@ -107,7 +110,7 @@ impl Core {
         &self.process
     }
 
-    /// The deadlines of its connections; the core must run them.
+    /// The deadlines of its connections.
     pub fn timers(&self) -> &Rc<Timers> {
         &self.timers
     }

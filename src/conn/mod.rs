@@ -7,7 +7,6 @@ pub mod relay;
 mod connect;
 mod fault;
 mod record;
-mod timers;
 
 use std::pin::{Pin, pin};
 use std::rc::Rc;

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::task::Context;
 use std::time::Instant;
 
-use crate::conn::timers::{Timer, Timers};
 use crate::net::{Kind, Liveness, Stream};
+use crate::runtime::timers::{Timer, Timers};
 
 /// Keep-alive that is still to be switched on.
 pub(super) struct LateKeepalive<'a> {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::conn::timers::{Timer, Timers};
+use crate::runtime::timers::{Timer, Timers};
 
 #[derive(Debug)]
 pub(super) struct IdleTimer {
