@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::core::{Entry, Phase};
+use super::core::Phase;
 use super::fault;
 use super::record::Record;
 use crate::config;
@@ -31,7 +31,6 @@ pub(super) struct Connected {
 /// A connection on the way to its backend.
 pub(super) struct Connector<'a> {
     client: &'a Stream,
-    entry: &'a Entry,
     record: &'a mut Record,
     timers: &'a Rc<Timers>,
     whom: Client,
@@ -42,15 +41,9 @@ pub(super) struct Connector<'a> {
 }
 
 impl<'a> Connector<'a> {
-    pub(super) fn new(
-        client: &'a Stream,
-        entry: &'a Entry,
-        record: &'a mut Record,
-        timers: &'a Rc<Timers>,
-    ) -> Self {
+    pub(super) fn new(client: &'a Stream, record: &'a mut Record, timers: &'a Rc<Timers>) -> Self {
         Self {
             client,
-            entry,
             whom: Client::at(record.client()),
             record,
             timers,
@@ -149,7 +142,7 @@ impl<'a> Connector<'a> {
         self.record.attempts += 1;
         self.record.pick = Some(lease.pick());
         self.record.set_backend(lease.backend());
-        self.entry.set_phase(Phase::Connecting);
+        self.record.entry_ref().set_phase(Phase::Connecting);
         fault::point("connect", self.record.listener());
         let started = Instant::now();
         let liveness = super::liveness(settings);
@@ -186,7 +179,7 @@ impl<'a> Connector<'a> {
             return;
         };
         tracing::debug!(
-            id = self.entry.id(),
+            id = self.record.entry_ref().id(),
             pool = &*pool.name,
             backend = &*lease.backend().name,
             address = %lease.backend().address,
@@ -205,7 +198,7 @@ impl<'a> Connector<'a> {
                 NotHeld::Off => self.failure.unwrap_or(Ended::NoBackend),
             })?;
         self.ticket = Some(held.ticket());
-        self.entry.set_phase(Phase::Held);
+        self.record.entry_ref().set_phase(Phase::Held);
         self.record.begin_hold();
         let waited = self.wait(held, pool.settings().hold.timeout).await;
         self.record.end_hold();

@@ -162,6 +162,12 @@ pub(super) struct Entered {
     pub(super) entry: Rc<Entry>,
 }
 
+impl Entered {
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         self.core.entries.borrow_mut().remove(&self.entry.id);
@@ -224,7 +230,7 @@ pub struct ConnectionView {
     pub backend: Option<Arc<str>>,
     /// When it was accepted.
     pub accepted_at: SystemTime,
-    /// When the last byte moved, or it was accepted.
+    /// When the last byte or FIN moved, a backend was connected, or it was accepted.
     pub moved_at: Instant,
     /// Bytes that the backend accepted.
     pub bytes_in: u64,
@@ -276,6 +282,19 @@ impl Entry {
 
     pub(super) fn moved_at(&self, now: Instant) {
         self.moved_at.set(now);
+    }
+
+    /// When the last byte moved, or the last stage began.
+    pub(super) fn last_moved(&self) -> Instant {
+        self.moved_at.get()
+    }
+
+    pub(super) fn client(&self) -> &Address {
+        &self.client
+    }
+
+    pub(super) fn accepted_at(&self) -> SystemTime {
+        self.accepted_at
     }
 
     /// Whether any byte was delivered.

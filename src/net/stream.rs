@@ -5,8 +5,9 @@
 //! a short read a FIN that the kernel has told of stays visible.
 //! *Endings*: closing a socket sends FIN, and what a peer or isobar cuts short must never
 //! look complete, so a [`Stream`] that is merely dropped (a time-out, a kill, a panic) resets;
-//! only [`Stream::close`] closes.
+//! only what was said to be [`complete`](Stream::complete) closes.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -92,7 +93,7 @@ pub struct Stream {
     source: Source,
     socket: OwnedFd,
     kind: Kind,
-    closing: bool,
+    complete: Cell<bool>,
 }
 
 impl Stream {
@@ -108,7 +109,7 @@ impl Stream {
             source: Source::new(&socket)?,
             socket,
             kind,
-            closing: false,
+            complete: Cell::new(false),
         })
     }
 
@@ -135,13 +136,11 @@ impl Stream {
         &self.socket
     }
 
-    /// Ends it in order: what was sent is delivered, then comes FIN, if none was sent yet.
-    pub fn close(mut self) {
-        self.closing = true;
+    /// From now on dropping it ends it in order: what was sent is delivered, then comes FIN, if
+    /// none was sent yet.
+    pub fn complete(&self) {
+        self.complete.set(true);
     }
-
-    /// Ends it at once with a reset, as dropping it does.
-    pub fn reset(self) {}
 
     /// Reads what is there, without looking at readiness first.
     ///
@@ -312,7 +311,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.closing && self.kind == Kind::Tcp {
+        if !self.complete.get() && self.kind == Kind::Tcp {
             // SO_LINGER of 0 s makes close(2) send RST and forget what was not sent yet.
             let _ = sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO));
         }

@@ -23,7 +23,7 @@ const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// Delivers what is in hand and what `source` still has, then waits for it to arrive.
 pub(super) async fn deliver(
-    mut direction: Direction,
+    direction: &mut Direction,
     source: &Stream,
     sink: &Stream,
     core: &Core,
@@ -31,7 +31,7 @@ pub(super) async fn deliver(
 ) {
     let mut patience = Patience::new(sink);
     while !patience.is_exhausted() {
-        let step = pin!(poll_fn(|cx| step(cx, &mut direction, source, sink, core)));
+        let step = pin!(poll_fn(|cx| step(cx, direction, source, sink, core)));
         let step = core.timers().timeout_at(patience.deadline(), step);
         let Ok((tally, end)) = step.await else {
             patience.note(0);
