@@ -1,17 +1,18 @@
 //! What a data core owns: its copy buffer, its pipes, and the table of its connections.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+use super::listing::Ask;
 use super::relay::Pipes;
 use crate::log;
 use crate::metrics::{Ended, Process};
@@ -27,8 +28,8 @@ const BUFFER: usize = 64 << 10;
 pub enum Command {
     /// To serve a connection that another core accepted.
     Serve(super::Arrival),
-    /// To list its connections.
-    Connections(oneshot::Sender<Vec<ConnectionView>>),
+    /// To list its connections, or a part of them.
+    Connections(Ask),
     /// To end every connection at once, those still to come included.
     EndAll(Ended),
 }
@@ -51,13 +52,6 @@ impl CoreHandle {
     /// ends a connection as every drop does.
     pub fn tell(&self, command: Command) {
         let _ = self.commands.send(command);
-    }
-
-    /// The core's connections, oldest first; none if it is gone.
-    pub async fn connections(&self) -> Vec<ConnectionView> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Command::Connections(reply));
-        answer.await.unwrap_or_default()
     }
 }
 
@@ -130,7 +124,7 @@ impl Core {
         // Unique in the process: cores count in steps of their number.
         let cores = self.process.cores() as u64;
         let id = sequence * cores + self.index as u64 + 1;
-        let entry = Rc::new(Entry { id, ..entry });
+        let entry = Rc::new(entry.numbered(id));
         if let Some(ended) = self.ending.get() {
             entry.end(ended);
         }
@@ -141,10 +135,9 @@ impl Core {
         }
     }
 
-    /// Every connection of this core, oldest first.
-    pub fn connections(&self) -> Vec<ConnectionView> {
-        let entries = self.entries.borrow();
-        entries.values().map(|entry| entry.view()).collect()
+    /// Answers what was asked of its connections.
+    pub fn list(&self, ask: Ask) {
+        ask.answer(&self.entries.borrow());
     }
 
     /// Ends every connection of this core at once, and for good: those that are on their way
@@ -198,7 +191,7 @@ pub struct Entry {
     id: u64,
     listener: Arc<str>,
     client: Address,
-    accepted_at: SystemTime,
+    accepted: Instant,
     phase: Cell<Phase>,
     place: RefCell<Place>,
     bytes_in: Cell<u64>,
@@ -210,9 +203,9 @@ pub struct Entry {
 
 /// Where a connection is.
 #[derive(Clone, Debug, Default)]
-struct Place {
-    pool: Option<Arc<str>>,
-    backend: Option<Arc<str>>,
+pub(super) struct Place {
+    pub(super) pool: Option<Arc<str>>,
+    pub(super) backend: Option<Arc<str>>,
 }
 
 /// A live connection as the admin endpoint shows it.
@@ -229,7 +222,7 @@ pub struct ConnectionView {
     /// The backend's name, once picked.
     pub backend: Option<Arc<str>>,
     /// When it was accepted.
-    pub accepted_at: SystemTime,
+    pub accepted: Instant,
     /// When the last byte or FIN moved, a backend was connected, or it was accepted.
     pub moved_at: Instant,
     /// Bytes that the backend accepted.
@@ -241,12 +234,12 @@ pub struct ConnectionView {
 }
 
 impl Entry {
-    pub(super) fn new(listener: Arc<str>, client: Address, at: SystemTime, now: Instant) -> Self {
+    pub(super) fn new(listener: Arc<str>, client: Address, now: Instant) -> Self {
         Self {
             id: 0,
             listener,
             client,
-            accepted_at: at,
+            accepted: now,
             phase: Cell::new(Phase::Preread),
             place: RefCell::default(),
             bytes_in: Cell::new(0),
@@ -257,8 +250,38 @@ impl Entry {
         }
     }
 
+    /// The same with this id.
+    pub(super) fn numbered(self, id: u64) -> Self {
+        Self { id, ..self }
+    }
+
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(super) fn listener(&self) -> &Arc<str> {
+        &self.listener
+    }
+
+    pub(super) fn client(&self) -> &Address {
+        &self.client
+    }
+
+    pub(super) fn accepted(&self) -> Instant {
+        self.accepted
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(super) fn place(&self) -> Ref<'_, Place> {
+        self.place.borrow()
+    }
+
+    /// When the last byte moved.
+    pub(super) fn last_moved(&self) -> Instant {
+        self.moved_at.get()
     }
 
     pub(super) fn set_phase(&self, phase: Phase) {
@@ -282,19 +305,6 @@ impl Entry {
 
     pub(super) fn moved_at(&self, now: Instant) {
         self.moved_at.set(now);
-    }
-
-    /// When the last byte moved, or the last stage began.
-    pub(super) fn last_moved(&self) -> Instant {
-        self.moved_at.get()
-    }
-
-    pub(super) fn client(&self) -> &Address {
-        &self.client
-    }
-
-    pub(super) fn accepted_at(&self) -> SystemTime {
-        self.accepted_at
     }
 
     /// Whether any byte was delivered.
@@ -338,7 +348,7 @@ impl Entry {
         .await
     }
 
-    fn view(&self) -> ConnectionView {
+    pub(super) fn view(&self) -> ConnectionView {
         let place = self.place.borrow().clone();
         ConnectionView {
             id: self.id,
@@ -346,7 +356,7 @@ impl Entry {
             client: self.client.clone(),
             pool: place.pool,
             backend: place.backend,
-            accepted_at: self.accepted_at,
+            accepted: self.accepted,
             moved_at: self.moved_at.get(),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::core::{Core, Entered, Entry};
 use super::{Arrival, Origin};
@@ -28,7 +28,7 @@ pub enum Outcome {
 pub(super) struct Record {
     origin: Arc<Origin>,
     entered: Entered,
-    accepted: Instant,
+    accepted_at: SystemTime,
     pool: Option<Arc<Pool>>,
     backend: Option<Arc<Backend>>,
     pub(super) attempts: u32,
@@ -46,13 +46,12 @@ impl Record {
         let entry = Entry::new(
             Arc::clone(&arrival.origin.name),
             arrival.incoming.peer.clone(),
-            arrival.accepted_at,
             arrival.accepted,
         );
         Self {
             origin: Arc::clone(&arrival.origin),
             entered: core.enter(entry),
-            accepted: arrival.accepted,
+            accepted_at: arrival.accepted_at,
             pool: None,
             backend: None,
             attempts: 0,
@@ -162,7 +161,7 @@ impl Record {
         let (bytes_in, bytes_out) = self.entered.entry.bytes();
         log.access(Access {
             id: self.entered.entry.id(),
-            accepted_at: self.entered.entry.accepted_at(),
+            accepted_at: self.accepted_at,
             listener: Arc::clone(&self.origin.name),
             route: None,
             client: self.client().clone(),
@@ -193,7 +192,7 @@ impl Drop for Record {
                 true => Ended::Internal,
                 false => Ended::Killed,
             }));
-        let duration = self.accepted.elapsed();
+        let duration = self.entry_ref().accepted().elapsed();
         self.count(outcome, duration);
         self.write(outcome, duration);
     }

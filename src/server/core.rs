@@ -69,8 +69,7 @@ impl CorePlan {
         while let Some(command) = self.commands.recv().await {
             match command {
                 Command::Serve(arrival) => begin(&core, arrival),
-                // Whoever asked may have gone away meanwhile.
-                Command::Connections(reply) => drop(reply.send(core.connections())),
+                Command::Connections(ask) => core.list(ask),
                 Command::EndAll(ended) => core.end_all(ended),
             }
         }
