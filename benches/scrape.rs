@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What one scrape may cost on the thread that answers it, in milliseconds.
 const BOUND_MS: f64 = 50.0;
-/// What a listing may cost a data core in one go is a millisecond; this is all of it together.
+/// What is asked for: also who is connected, all of them, and those whom a filter leaves.
 const PATHS: [&str; 5] = [
     "/metrics",
     "/stats",
@@ -93,7 +93,7 @@ fn bench(args: &Args) -> io::Result<()> {
     let cases = Case::all();
     for case in cases.iter().filter(asked) {
         println!("{}", case.name);
-        println!("  control ms  cores ms  KiB of answer");
+        println!("  control ms   core ms  KiB of answer");
         for cost in measure(args, case, args.scrapes)? {
             println!("{cost}");
         }
