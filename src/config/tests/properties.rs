@@ -38,7 +38,9 @@ fn address(port: u16) -> impl Strategy<Value = Address> {
     prop_oneof![
         (1u32..).prop_map(move |ip| Address::Ip((std::net::Ipv4Addr::from(ip), port).into())),
         (1u128 << 64..)
-            .prop_map(move |ip| Address::Ip((std::net::Ipv6Addr::from(ip), port).into())),
+            .prop_map(std::net::Ipv6Addr::from)
+            .prop_filter("needs an interface", |ip| !ip.is_unicast_link_local())
+            .prop_map(move |ip| Address::Ip((ip, port).into())),
         path().prop_map(move |path| Address::Unix(format!("{path}{port}").into())),
     ]
 }
