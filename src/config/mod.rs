@@ -17,10 +17,12 @@
 mod binds;
 mod build;
 mod choices;
+pub mod diff;
 mod document;
 mod effects;
 mod env;
 mod faults;
+mod fields;
 mod hidden;
 mod keys;
 mod load;
@@ -50,6 +52,7 @@ use std::time::Duration;
 use crate::net::Address;
 
 pub use faults::{Faults, Problem, Severity};
+pub use fields::Effect;
 pub use load::{Loaded, NotFound, find, load, load_admin, parse};
 pub use places::KeyPath;
 pub use reference::reference;

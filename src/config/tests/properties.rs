@@ -226,7 +226,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
     )
 }
 
-fn config() -> impl Strategy<Value = Config> {
+pub(in crate::config) fn config() -> impl Strategy<Value = Config> {
     let tables = (0..3usize, 0..4usize).prop_flat_map(|(listeners, pools)| {
         let listeners = (0..listeners).map(|index| listener(index, pools).prop_map(Arc::new));
         let pools = (0..pools).map(move |index| pool(index, pools).prop_map(Arc::new));
