@@ -36,6 +36,7 @@ pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod plan;
 pub mod pool;
 pub mod runtime;
 pub mod server;

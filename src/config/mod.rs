@@ -56,7 +56,10 @@ pub use fields::Effect;
 pub use load::{Loaded, NotFound, find, load, load_admin, parse};
 pub use places::KeyPath;
 pub use reference::reference;
+#[cfg(test)]
+pub(crate) use tests::properties::loaded as any_loaded;
 pub(crate) use texts::NOT_YET;
+pub(crate) use units::format_duration;
 
 /// A whole, valid `lb.toml`.
 #[derive(Clone, Debug, PartialEq)]

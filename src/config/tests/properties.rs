@@ -243,6 +243,16 @@ pub(in crate::config) fn config() -> impl Strategy<Value = Config> {
     })
 }
 
+/// The same as if it had been read.
+pub(crate) fn loaded() -> impl Strategy<Value = Loaded> {
+    config().prop_map(|config| Loaded {
+        config,
+        warnings: Vec::new(),
+        hidden: Hidden::default(),
+        places: Default::default(),
+    })
+}
+
 /// The files of this repository, for mutation.
 const SEEDS: [&str; 4] = [
     include_str!("../../../lb.toml"),
