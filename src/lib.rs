@@ -18,6 +18,7 @@
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
 //! | [`listener`] | accept and admit |
 //! | [`check`] | active health checks |
+//! | [`plan`] | what a reload would change, and which connections it would touch |
 //! | [`admin`] | the HTTP endpoint |
 //! | [`server`] | what is started, in which order, and how it stops |
 //! | [`cli`] | the command line |
