@@ -17,7 +17,9 @@ use super::guard::Guard;
 use super::{Running, http};
 use crate::config;
 use crate::log::SharedThrottle;
-use crate::net::{Address, Incoming, ListenError, ListenOptions, Liveness, Socket, TokioAcceptor};
+use crate::net::{
+    Address, Incoming, Inherited, ListenError, ListenOptions, Liveness, Socket, TokioAcceptor,
+};
 
 /// Most connections at once, however many descriptors there are.
 const MOST_CONNECTIONS: u64 = 256;
@@ -31,11 +33,14 @@ pub struct Bound {
     socket: Socket,
 }
 
-/// Binds the endpoint; `None`: it is off.
+/// Binds the endpoint, or goes on with its socket in `inherited`; `None`: it is off.
 ///
 /// # Errors
 /// [`ListenError`].
-pub fn bind(settings: &config::Admin) -> Result<Option<Bound>, ListenError> {
+pub fn bind(
+    settings: &config::Admin,
+    inherited: &mut Inherited,
+) -> Result<Option<Bound>, ListenError> {
     let Some(address) = &settings.bind else {
         return Ok(None);
     };
@@ -45,7 +50,7 @@ pub fn bind(settings: &config::Admin) -> Result<Option<Bound>, ListenError> {
         unix_mode: 0o600,
         liveness: Liveness::OFF,
     };
-    let socket = Socket::bind(address, options)?;
+    let socket = Socket::open(address, options, inherited)?;
     Ok(Some(Bound { socket }))
 }
 

@@ -15,7 +15,7 @@ use crate::config;
 use crate::conn::Origin;
 use crate::log::Rejections;
 use crate::metrics::PerCore;
-use crate::net::{Address, ListenError, ListenOptions, Liveness, Socket};
+use crate::net::{Address, Inherited, ListenError, ListenOptions, Liveness, Socket};
 use crate::pool::Pool;
 use accept::AcceptErrors;
 use admit::Gate;
@@ -38,7 +38,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds every address of `settings`.
+    /// Listens on every address of `settings`, by the socket in `inherited` where there is one.
     ///
     /// # Errors
     /// [`ListenError`] of the first address that cannot be bound; the others are closed again.
@@ -46,12 +46,13 @@ impl Listener {
         settings: Arc<config::Listener>,
         pool: Option<Arc<Pool>>,
         cores: usize,
+        inherited: &mut Inherited,
     ) -> Result<Self, ListenError> {
         let options = options(&settings, pool.as_deref());
         let sockets = settings
             .bind
             .iter()
-            .map(|address| Socket::bind(address, options).map(Arc::new))
+            .map(|address| Socket::open(address, options, inherited).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             origin: Arc::new(Origin {

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use rustix::fs::Mode;
@@ -23,6 +24,7 @@ use rustix::net::{
 
 use tokio::io::unix::AsyncFd;
 
+use super::inherit::{Handed, Inherited, Keeper};
 use super::stream::{Kind, Liveness};
 use super::{Address, canonical, sys, unix_address};
 use crate::runtime::{Ready, Source};
@@ -40,13 +42,18 @@ pub struct ListenOptions {
     pub liveness: Liveness,
 }
 
-/// A bound, listening socket. Dropping it closes it and removes a Unix socket's file.
+/// A bound, listening socket. Dropping it closes it and removes a Unix socket's file, unless
+/// that is for somebody else to do.
 #[derive(Debug)]
 pub struct Socket {
     /// Removed first: once the socket is closed, a file would be a stale one.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
     socket: OwnedFd,
     address: Address,
+    keeper: Keeper,
+    /// Who was in the queue before the options were set has none of them: they are set on each
+    /// accepted socket again.
+    early: Option<ListenOptions>,
 }
 
 /// What accept(2) gave.
@@ -204,6 +211,55 @@ impl Socket {
         })
     }
 
+    /// The socket of that address that was handed to this process, else a new one.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn open(
+        address: &Address,
+        options: ListenOptions,
+        inherited: &mut Inherited,
+    ) -> Result<Self, ListenError> {
+        match inherited.take(address) {
+            Some(handed) => Self::adopt(handed, address, options),
+            None => Self::bind(address, options),
+        }
+    }
+
+    /// Goes on with a socket that listens on `address` already; clients in its queue stay.
+    ///
+    /// All options are set again, but for what cannot be changed any more (`ipv6_only`) and
+    /// what is a service manager's to say (the mode of its file): a difference is logged.
+    ///
+    /// # Errors
+    /// [`ListenError`]: the kernel refuses an option.
+    pub fn adopt(
+        handed: Handed,
+        address: &Address,
+        options: ListenOptions,
+    ) -> Result<Self, ListenError> {
+        let result = match address {
+            Address::Ip(_) => adopt_ip(handed, options),
+            Address::Unix(path) => adopt_unix(handed, path, options),
+        };
+        result.map_err(|source| ListenError {
+            address: address.clone(),
+            source,
+        })
+    }
+
+    /// Who made it.
+    pub fn keeper(&self) -> Keeper {
+        self.keeper
+    }
+
+    /// Leaves the file of a Unix socket to the process that this one hands the socket to.
+    pub fn give_away_file(&self) {
+        if let Some(file) = &self.file {
+            file.given_away.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Where it really listens: the port chosen where 0 was asked for.
     pub fn address(&self) -> &Address {
         &self.address
@@ -229,11 +285,17 @@ impl Socket {
 
     fn incoming(&self, socket: OwnedFd, peer: Option<SocketAddrAny>) -> Incoming {
         match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
-            Some(ip) => Incoming {
-                socket,
-                kind: Kind::Tcp,
-                peer: Address::Ip(canonical(ip)),
-            },
+            Some(ip) => {
+                if let Some(options) = self.early {
+                    // It fails for a peer that is gone, which is noticed soon enough.
+                    let _ = pass_on(&socket, options);
+                }
+                Incoming {
+                    socket,
+                    kind: Kind::Tcp,
+                    peer: Address::Ip(canonical(ip)),
+                }
+            }
             None => Incoming {
                 socket,
                 kind: Kind::Unix,
@@ -267,16 +329,48 @@ fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
     if ip.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, options.ipv6_only)?;
     }
-    // Accepted sockets inherit these, which saves their system calls.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    options.liveness.apply(&socket)?;
+    pass_on(&socket, options)?;
     bind(&socket, &ip)?;
     listen(&socket, backlog(options))?;
     let bound = bound_address(&socket)?;
     Ok(Socket {
         socket,
         address: Address::Ip(bound),
-        _file: None,
+        file: None,
+        keeper: Keeper::Isobar,
+        early: None,
+    })
+}
+
+/// Accepted sockets inherit these, which saves their system calls.
+fn pass_on(socket: &OwnedFd, options: ListenOptions) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    options.liveness.apply(socket)
+}
+
+fn adopt_ip(handed: Handed, options: ListenOptions) -> io::Result<Socket> {
+    let Handed { socket, keeper } = handed;
+    let bound = bound_address(&socket)?;
+    // Of a bound socket it cannot be changed, see ipv6(7).
+    if bound.is_ipv6() && bound.ip().is_unspecified() {
+        let is_only = sockopt::ipv6_v6only(&socket)?;
+        if is_only != options.ipv6_only {
+            tracing::warn!(
+                address = %bound,
+                "the socket that was handed over has ipv6_only = {is_only}, and keeps it \
+                 (BindIPv6Only= of a socket unit sets it)"
+            );
+        }
+    }
+    pass_on(&socket, options)?;
+    // Once more, for the length of the queue; who is in it stays.
+    listen(&socket, backlog(options))?;
+    Ok(Socket {
+        socket,
+        address: Address::Ip(bound),
+        file: None,
+        keeper,
+        early: (keeper == Keeper::ServiceManager).then_some(options),
     })
 }
 
@@ -307,10 +401,49 @@ fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<Socket> {
     };
     listen(&socket, backlog(options))?;
     Ok(Socket {
-        _file: file,
+        file,
         socket,
         address: Address::Unix(path.into()),
+        keeper: Keeper::Isobar,
+        early: None,
     })
+}
+
+fn adopt_unix(handed: Handed, path: &Path, options: ListenOptions) -> io::Result<Socket> {
+    let Handed { socket, keeper } = handed;
+    let file = match keeper {
+        _ if is_abstract(path) => None,
+        Keeper::Isobar => {
+            let file = SocketFile::of(path)?;
+            rustix::fs::chmod(path, Mode::from_raw_mode(options.unix_mode))?;
+            Some(file)
+        }
+        Keeper::ServiceManager => {
+            warn_of_open_file(path, options.unix_mode)?;
+            None
+        }
+    };
+    listen(&socket, backlog(options))?;
+    Ok(Socket {
+        file,
+        socket,
+        address: Address::Unix(path.into()),
+        keeper,
+        early: None,
+    })
+}
+
+/// The admin endpoint takes everybody who may connect for somebody who may change things.
+fn warn_of_open_file(path: &Path, wanted: u32) -> io::Result<()> {
+    let mode = std::fs::symlink_metadata(path)?.mode() & 0o777;
+    if mode & !wanted != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            "the socket file that was handed over has mode {mode:04o}, more than {wanted:04o}: \
+             set SocketMode= of its socket unit"
+        );
+    }
+    Ok(())
 }
 
 fn is_abstract(path: &Path) -> bool {
@@ -343,6 +476,8 @@ struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Another process has the socket, and removes the file.
+    given_away: AtomicBool,
 }
 
 impl SocketFile {
@@ -352,6 +487,7 @@ impl SocketFile {
             path: path.into(),
             device: metadata.dev(),
             inode: metadata.ino(),
+            given_away: AtomicBool::new(false),
         })
     }
 
@@ -363,7 +499,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_ours() {
+        if !self.given_away.load(Ordering::Relaxed) && self.is_ours() {
             let _ = std::fs::remove_file(&self.path);
         }
     }

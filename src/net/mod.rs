@@ -2,6 +2,7 @@
 
 mod addr;
 mod dial;
+mod inherit;
 mod listen;
 mod stream;
 mod sys;
@@ -13,6 +14,7 @@ use rustix::net::SocketAddrUnix;
 
 pub use addr::{Address, AddressError, canonical};
 pub use dial::{DialError, dial};
+pub use inherit::{Handed, InheritError, Inherited, Keeper};
 pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket, TokioAcceptor};
 pub use stream::{Kind, Liveness, Stream};
 

@@ -28,7 +28,7 @@ use crate::listener::Listener;
 use crate::listener::accept::Admission;
 use crate::log;
 use crate::metrics::Process;
-use crate::net::{Address, ListenError};
+use crate::net::{Address, Inherited, ListenError};
 use crate::pool::Pool;
 use limits::{Limits, Machine};
 use signals::Signals;
@@ -83,7 +83,8 @@ struct Serving {
 }
 
 impl Server {
-    /// Binds every socket, then starts the cores. `path` is where `loaded` was read from.
+    /// Binds every socket, then starts the cores. `path` is where `loaded` was read from; a
+    /// socket in `inherited` is taken instead of a new one.
     ///
     /// # Errors
     /// [`StartError`]; nothing listens then.
@@ -91,6 +92,7 @@ impl Server {
         loaded: config::Loaded,
         path: PathBuf,
         log: log::Handle,
+        inherited: Inherited,
     ) -> Result<Self, StartError> {
         // First of all, so that no signal finds its default in force, which would be the end.
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -101,7 +103,7 @@ impl Server {
             let _entered = runtime.enter();
             Signals::listen().map_err(StartError::Thread)?
         };
-        let serving = Serving::start(loaded, path, log)?;
+        let serving = Serving::start(loaded, path, log, inherited)?;
         Ok(Self {
             runtime,
             signals,
@@ -128,7 +130,12 @@ impl Server {
 }
 
 impl Serving {
-    fn start(loaded: config::Loaded, path: PathBuf, log: log::Handle) -> Result<Self, StartError> {
+    fn start(
+        loaded: config::Loaded,
+        path: PathBuf,
+        log: log::Handle,
+        mut inherited: Inherited,
+    ) -> Result<Self, StartError> {
         let config = &loaded.config;
         let machine = Machine::read();
         let limits = Limits::new(config, &machine);
@@ -138,8 +145,11 @@ impl Serving {
         }
         let pools = build_pools(config, cores);
         let checks = build_checks(&pools)?;
-        let listeners = bind_listeners(config, &pools, cores)?;
-        let admin = admin::bind(&config.admin)?;
+        let listeners = bind_listeners(config, &pools, cores, &mut inherited)?;
+        let admin = admin::bind(&config.admin, &mut inherited)?;
+        for what in inherited.left() {
+            tracing::warn!("{what}");
+        }
         let process = Arc::new(Process::new(cores));
         let (handles, commands): (Vec<_>, Vec<_>) = (0..cores).map(|_| CoreHandle::new()).unzip();
         let running = Arc::new(Running::new(Parts {
@@ -247,14 +257,15 @@ fn bind_listeners(
     config: &Config,
     pools: &[Arc<Pool>],
     cores: usize,
+    inherited: &mut Inherited,
 ) -> Result<Vec<Arc<Listener>>, ListenError> {
-    let bind = |settings: &Arc<config::Listener>| {
+    let mut bind = |settings: &Arc<config::Listener>| {
         let pool = pools
             .iter()
             .find(|pool| Some(&pool.name) == settings.pool.as_ref());
-        Listener::bind(Arc::clone(settings), pool.cloned(), cores).map(Arc::new)
+        Listener::bind(Arc::clone(settings), pool.cloned(), cores, inherited).map(Arc::new)
     };
-    config.listeners.iter().map(bind).collect()
+    config.listeners.iter().map(&mut bind).collect()
 }
 
 /// Backends without a check result count as up after `health.timeout`.
