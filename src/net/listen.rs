@@ -414,12 +414,15 @@ fn adopt_unix(handed: Handed, path: &Path, options: ListenOptions) -> io::Result
     let file = match keeper {
         _ if is_abstract(path) => None,
         Keeper::Isobar => {
-            let file = SocketFile::of(path)?;
-            rustix::fs::chmod(path, Mode::from_raw_mode(options.unix_mode))?;
-            Some(file)
+            // Somebody may have removed it: the socket is of no less use than before.
+            let file = SocketFile::of(path).ok();
+            if file.is_some() {
+                rustix::fs::chmod(path, Mode::from_raw_mode(options.unix_mode))?;
+            }
+            file
         }
         Keeper::ServiceManager => {
-            warn_of_open_file(path, options.unix_mode)?;
+            warn_of_open_file(path, options.unix_mode);
             None
         }
     };
@@ -434,8 +437,12 @@ fn adopt_unix(handed: Handed, path: &Path, options: ListenOptions) -> io::Result
 }
 
 /// The admin endpoint takes everybody who may connect for somebody who may change things.
-fn warn_of_open_file(path: &Path, wanted: u32) -> io::Result<()> {
-    let mode = std::fs::symlink_metadata(path)?.mode() & 0o777;
+fn warn_of_open_file(path: &Path, wanted: u32) {
+    // It may be out of sight of this process, as with PrivateTmp=.
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return;
+    };
+    let mode = metadata.mode() & 0o777;
     if mode & !wanted != 0 {
         tracing::warn!(
             path = %path.display(),
@@ -443,7 +450,6 @@ fn warn_of_open_file(path: &Path, wanted: u32) -> io::Result<()> {
              set SocketMode= of its socket unit"
         );
     }
-    Ok(())
 }
 
 fn is_abstract(path: &Path) -> bool {
