@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::listing::Ask;
 use super::relay::Pipes;
@@ -32,6 +32,8 @@ pub enum Command {
     Connections(Ask),
     /// To end every connection at once, those still to come included.
     EndAll(Ended),
+    /// To answer.
+    Answer(oneshot::Sender<()>),
 }
 
 /// Where a core is told.
@@ -52,6 +54,13 @@ impl CoreHandle {
     /// ends a connection as every drop does.
     pub fn tell(&self, command: Command) {
         let _ = self.commands.send(command);
+    }
+
+    /// Completes with true when the core gets to what it is told, with false if it is gone.
+    pub async fn answers(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Answer(reply));
+        answer.await.is_ok()
     }
 }
 

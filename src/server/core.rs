@@ -71,6 +71,8 @@ impl CorePlan {
                 Command::Serve(arrival) => begin(&core, arrival),
                 Command::Connections(ask) => core.list(ask),
                 Command::EndAll(ended) => core.end_all(ended),
+                // Whoever asked may have gone away meanwhile.
+                Command::Answer(reply) => drop(reply.send(())),
             }
         }
     }

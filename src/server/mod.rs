@@ -6,9 +6,11 @@
 
 mod core;
 mod limits;
+mod notify;
 mod privileges;
 mod signals;
 mod stop;
+mod supervised;
 
 use std::io;
 use std::path::PathBuf;
@@ -34,6 +36,7 @@ use limits::{Limits, Machine};
 use signals::Signals;
 
 pub use limits::warnings as limit_warnings;
+pub use notify::{Notifier, for_successor};
 pub use privileges::{UserError, drop_to, look_up};
 
 /// How often the windows of percentiles move on.
@@ -80,6 +83,7 @@ struct Serving {
     /// Ends the checks.
     halt: CancellationToken,
     accepting: TaskTracker,
+    notifier: Arc<Notifier>,
 }
 
 impl Server {
@@ -170,6 +174,7 @@ impl Serving {
             close: CancellationToken::new(),
             halt: CancellationToken::new(),
             accepting: TaskTracker::new(),
+            notifier: Arc::new(Notifier::from_environment()),
         };
         for (index, commands) in commands.into_iter().enumerate() {
             let plan = serving.core_plan(index, limits, commands);
@@ -206,6 +211,7 @@ impl Serving {
             tokio::task::spawn_local(admin.serve(Arc::clone(&self.running)));
         }
         self.say_ready();
+        supervised::begin(&self.running, &self.notifier);
         self.until_stopped(signals, stop).await;
     }
 
@@ -227,6 +233,7 @@ impl Serving {
             tracing::info!(%address, "admin");
         }
         tracing::info!("ready");
+        self.notifier.ready();
     }
 }
 

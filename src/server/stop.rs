@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Serving;
 use super::signals::{Order, Signals};
+use super::{Serving, supervised};
 use crate::conn::Command;
 use crate::metrics::Ended;
 
@@ -32,6 +32,8 @@ impl Serving {
         let active = self.active();
         tracing::info!(active, "stopping");
         self.running.begin_stop();
+        self.notifier.stopping();
+        supervised::tell(&self.running, &self.notifier);
         let gently = async {
             tokio::time::sleep(delay).await;
             self.close_listeners().await;
@@ -41,6 +43,7 @@ impl Serving {
         let never = CancellationToken::new();
         tokio::select! {
             () = gently => {}
+            () = supervised::ask_for_time(&self.running, &self.notifier) => {}
             () = self.next_stop(&mut signals, &never) => {
                 tracing::warn!(active = self.active(), "told to stop again, resetting what is left");
                 // Whoever is still in an accept queue comes out of it first, or they would be
@@ -66,17 +69,20 @@ impl Serving {
             match order {
                 Order::Stop => return,
                 Order::ReopenLogs => self.running.log.reopen(),
-                Order::Reload => {
-                    self.running.log.reopen();
-                    tracing::warn!(
-                        "reload is not available in this version of isobar yet; logs were reopened"
-                    );
-                }
+                Order::Reload => self.reload(),
                 Order::Upgrade => {
                     tracing::warn!("upgrade is not available in this version of isobar yet");
                 }
             }
         }
+    }
+
+    /// `systemctl reload` waits until it hears that the reload has ended.
+    fn reload(&self) {
+        self.notifier.reloading();
+        self.running.log.reopen();
+        tracing::warn!("reload is not available in this version of isobar yet; logs were reopened");
+        self.notifier.ready();
     }
 
     fn active(&self) -> u64 {
