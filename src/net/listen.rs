@@ -24,7 +24,7 @@ use rustix::net::{
 
 use tokio::io::unix::AsyncFd;
 
-use super::inherit::{Handed, Inherited, Keeper};
+use super::inherit::Keeper;
 use super::stream::{Kind, Liveness};
 use super::{Address, canonical, sys, unix_address};
 use crate::runtime::{Ready, Source};
@@ -47,13 +47,13 @@ pub struct ListenOptions {
 #[derive(Debug)]
 pub struct Socket {
     /// Removed first: once the socket is closed, a file would be a stale one.
-    file: Option<SocketFile>,
-    socket: OwnedFd,
-    address: Address,
-    keeper: Keeper,
+    pub(super) file: Option<SocketFile>,
+    pub(super) socket: OwnedFd,
+    pub(super) address: Address,
+    pub(super) keeper: Keeper,
     /// Who was in the queue before the options were set has none of them: they are set on each
     /// accepted socket again.
-    early: Option<ListenOptions>,
+    pub(super) early: Option<ListenOptions>,
 }
 
 /// What accept(2) gave.
@@ -171,8 +171,8 @@ impl TokioAcceptor {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {}", self.text())]
 pub struct ListenError {
-    address: Address,
-    source: io::Error,
+    pub(super) address: Address,
+    pub(super) source: io::Error,
 }
 
 impl ListenError {
@@ -204,43 +204,6 @@ impl Socket {
         let result = match address {
             Address::Ip(ip) => bind_ip(*ip, options),
             Address::Unix(path) => bind_unix(path, options),
-        };
-        result.map_err(|source| ListenError {
-            address: address.clone(),
-            source,
-        })
-    }
-
-    /// The socket of that address that was handed to this process, else a new one.
-    ///
-    /// # Errors
-    /// [`ListenError`].
-    pub fn open(
-        address: &Address,
-        options: ListenOptions,
-        inherited: &mut Inherited,
-    ) -> Result<Self, ListenError> {
-        match inherited.take(address) {
-            Some(handed) => Self::adopt(handed, address, options),
-            None => Self::bind(address, options),
-        }
-    }
-
-    /// Goes on with a socket that listens on `address` already; clients in its queue stay.
-    ///
-    /// All options are set again, but for what cannot be changed any more (`ipv6_only`) and
-    /// what is a service manager's to say (the mode of its file): a difference is logged.
-    ///
-    /// # Errors
-    /// [`ListenError`]: the kernel refuses an option.
-    pub fn adopt(
-        handed: Handed,
-        address: &Address,
-        options: ListenOptions,
-    ) -> Result<Self, ListenError> {
-        let result = match address {
-            Address::Ip(_) => adopt_ip(handed, options),
-            Address::Unix(path) => adopt_unix(handed, path, options),
         };
         result.map_err(|source| ListenError {
             address: address.clone(),
@@ -343,35 +306,9 @@ fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
 }
 
 /// Accepted sockets inherit these, which saves their system calls.
-fn pass_on(socket: &OwnedFd, options: ListenOptions) -> io::Result<()> {
+pub(super) fn pass_on(socket: &OwnedFd, options: ListenOptions) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
     options.liveness.apply(socket)
-}
-
-fn adopt_ip(handed: Handed, options: ListenOptions) -> io::Result<Socket> {
-    let Handed { socket, keeper } = handed;
-    let bound = bound_address(&socket)?;
-    // Of a bound socket it cannot be changed, see ipv6(7).
-    if bound.is_ipv6() && bound.ip().is_unspecified() {
-        let is_only = sockopt::ipv6_v6only(&socket)?;
-        if is_only != options.ipv6_only {
-            tracing::warn!(
-                address = %bound,
-                "the socket that was handed over has ipv6_only = {is_only}, and keeps it \
-                 (BindIPv6Only= of a socket unit sets it)"
-            );
-        }
-    }
-    pass_on(&socket, options)?;
-    // Once more, for the length of the queue; who is in it stays.
-    listen(&socket, backlog(options))?;
-    Ok(Socket {
-        socket,
-        address: Address::Ip(bound),
-        file: None,
-        keeper,
-        early: (keeper == Keeper::ServiceManager).then_some(options),
-    })
 }
 
 pub(super) fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
@@ -379,7 +316,7 @@ pub(super) fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     SocketAddr::try_from(name).map_err(|_| io::Error::from(Errno::AFNOSUPPORT))
 }
 
-fn backlog(options: ListenOptions) -> i32 {
+pub(super) fn backlog(options: ListenOptions) -> i32 {
     i32::try_from(options.backlog).unwrap_or(i32::MAX)
 }
 
@@ -409,50 +346,7 @@ fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<Socket> {
     })
 }
 
-fn adopt_unix(handed: Handed, path: &Path, options: ListenOptions) -> io::Result<Socket> {
-    let Handed { socket, keeper } = handed;
-    let file = match keeper {
-        _ if is_abstract(path) => None,
-        Keeper::Isobar => {
-            // Somebody may have removed it: the socket is of no less use than before.
-            let file = SocketFile::of(path).ok();
-            if file.is_some() {
-                rustix::fs::chmod(path, Mode::from_raw_mode(options.unix_mode))?;
-            }
-            file
-        }
-        Keeper::ServiceManager => {
-            warn_of_open_file(path, options.unix_mode);
-            None
-        }
-    };
-    listen(&socket, backlog(options))?;
-    Ok(Socket {
-        file,
-        socket,
-        address: Address::Unix(path.into()),
-        keeper,
-        early: None,
-    })
-}
-
-/// The admin endpoint takes everybody who may connect for somebody who may change things.
-fn warn_of_open_file(path: &Path, wanted: u32) {
-    // It may be out of sight of this process, as with PrivateTmp=.
-    let Ok(metadata) = std::fs::symlink_metadata(path) else {
-        return;
-    };
-    let mode = metadata.mode() & 0o777;
-    if mode & !wanted != 0 {
-        tracing::warn!(
-            path = %path.display(),
-            "the socket file that was handed over has mode {mode:04o}, more than {wanted:04o}: \
-             set SocketMode= of its socket unit"
-        );
-    }
-}
-
-fn is_abstract(path: &Path) -> bool {
+pub(super) fn is_abstract(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().first() == Some(&b'@')
 }
 
@@ -478,7 +372,7 @@ fn remove_if_stale(path: &Path) -> io::Result<()> {
 
 /// The file of a Unix socket, removed with the socket unless another has taken its place.
 #[derive(Debug)]
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -487,7 +381,7 @@ struct SocketFile {
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::symlink_metadata(path)?;
         Ok(Self {
             path: path.into(),

@@ -1,6 +1,7 @@
 //! Sockets and addresses: what the kernel is asked for, and how.
 
 mod addr;
+mod adopt;
 mod dial;
 mod inherit;
 mod listen;
