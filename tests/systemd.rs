@@ -211,6 +211,55 @@ fn passed_sockets_are_served_with_who_waits_there_already_and_outlive_the_proces
     connect(&address);
 }
 
+/// The timer of isobar's side of this connection, from /proc/net/tcp; 2: keep-alive.
+fn timer(listener: u16, client: u16) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+    let ports = [format!(":{listener:04X}"), format!(":{client:04X}")];
+    let mut rows = table.lines().map(|row| row.split_whitespace());
+    rows.find_map(|mut row| {
+        let ours = row.nth(1)?.ends_with(&*ports[0]) && row.next()?.ends_with(&*ports[1]);
+        // Behind the state and the queues.
+        ours.then(|| row.nth(2)).flatten().map(ToOwned::to_owned)
+    })
+}
+
+/// Sockets inherit options from the listening one when they come into its queue: who came
+/// before isobar has none of isobar's, unless they are set again.
+#[test]
+fn who_waited_in_a_passed_socket_is_probed_as_everybody_is() {
+    let backend = echo();
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = port.local_addr().expect("an address");
+    let client = connect(&address.to_string());
+    let mut isobar = Launch::new(&at(&address.to_string(), &backend))
+        .pass([port.into()])
+        .start();
+    isobar.skip_byte_check();
+    exchange(&client);
+    let client_port = client.local_addr().expect("an address").port();
+    wait_for("the keep-alive timer ran", || {
+        timer(address.port(), client_port).filter(|timer| timer.starts_with("02:"))
+    });
+    drop(client);
+}
+
+#[test]
+fn a_passed_socket_that_takes_ipv4_clients_against_the_file_is_told() {
+    if !Family::all().contains(&Family::Ipv6) {
+        return;
+    }
+    let backend = echo();
+    let port = TcpListener::bind("[::]:0").expect("a port");
+    let address = port.local_addr().expect("an address").to_string();
+    let takes_ipv4 = rustix::net::sockopt::ipv6_v6only(&port).is_ok_and(|only| !only);
+    let text = at(&address, &backend).replace(
+        "[listener.web]",
+        &format!("[listener.web]\nipv6_only = {takes_ipv4}"),
+    );
+    let isobar = Launch::new(&text).pass([port.into()]).start();
+    wait_warning(&isobar, &format!("has ipv6_only = {}", !takes_ipv4));
+}
+
 #[test]
 fn the_admin_endpoint_takes_a_passed_socket_and_says_that_its_file_is_open_to_all() {
     let backend = echo();
