@@ -9,6 +9,7 @@ mod backend;
 mod control;
 pub mod history;
 mod lease;
+pub mod overrides;
 mod snapshot;
 mod sync;
 
