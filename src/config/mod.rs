@@ -212,6 +212,9 @@ pub struct Pool {
     pub keepalive: Duration,
     /// Use backends that are down by checks when none is up. Default hold.
     pub when_all_down: WhenAllDown,
+    /// How long live connections of a backend that was drained, put into maintenance or removed
+    /// may go on; 0: until they end. Default 0.
+    pub drain_timeout: Duration,
     /// How bytes are moved. Default auto.
     pub relay: RelayEngine,
     /// `[pool.NAME.hash]`.

@@ -19,6 +19,7 @@ use super::timers::{Timer, Timers};
 use crate::config;
 use crate::metrics::Ended;
 use crate::net::{Address, DialError, Liveness, Stream, dial};
+use crate::pool::pause::Wait;
 use crate::pool::{Attempt, Client, Held, Lease, NotHeld, Pool, Ticket};
 
 /// A connection with its backend.
@@ -37,6 +38,8 @@ pub(super) struct Connector<'a> {
     whom: Client,
     /// Its place in the hold queue, kept over releases.
     ticket: Option<Ticket>,
+    /// Its waits so far, as `hold.timeout` counts them.
+    waited: Duration,
     /// What the last attempt failed with.
     failure: Option<Ended>,
 }
@@ -55,6 +58,7 @@ impl<'a> Connector<'a> {
             record,
             timers,
             ticket: None,
+            waited: Duration::ZERO,
             failure: None,
         }
     }
@@ -207,21 +211,35 @@ impl<'a> Connector<'a> {
         self.ticket = Some(held.ticket());
         self.entry.set_phase(Phase::Held);
         self.record.begin_hold();
-        let waited = self.wait(held, pool.settings().hold.timeout).await;
+        let wait = Wait {
+            before: self.waited,
+            since: Instant::now(),
+        };
+        let waited = self.wait(held, pool, wait).await;
+        self.waited = pool.pause_state().counted(wait, Instant::now());
         self.record.end_hold();
         waited
     }
 
-    async fn wait(&self, held: Held, most: Duration) -> Result<Lease, Ended> {
+    /// Waits for the grant, for `hold.timeout` of the pool. A pause puts that off, also one
+    /// that begins during the wait: what is left is looked at anew when it seems to be over.
+    async fn wait(&self, held: Held, pool: &Pool, wait: Wait) -> Result<Lease, Ended> {
+        let most = pool.settings().hold.timeout;
         let held = pin!(held);
-        let granted = self.unless(held, |cx| self.client.poll_left(cx));
+        let mut granted = pin!(self.unless(held, |cx| self.client.poll_left(cx)));
         if most.is_zero() {
             return granted.await;
         }
-        let left = most.saturating_sub(self.record.held.unwrap_or_default());
-        match tokio::time::timeout(left, granted).await {
-            Ok(granted) => granted,
-            Err(_) => Err(Ended::HoldTimeout),
+        loop {
+            let deadline = pool.pause_state().deadline(wait, most, Instant::now());
+            let in_time = tokio::time::timeout_at(deadline.into(), granted.as_mut()).await;
+            if let Ok(granted) = in_time {
+                return granted;
+            }
+            let now = Instant::now();
+            if pool.pause_state().deadline(wait, most, now) <= now {
+                return Err(Ended::HoldTimeout);
+            }
         }
     }
 

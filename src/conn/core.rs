@@ -29,8 +29,36 @@ pub enum Command {
     Serve(super::Arrival),
     /// To list its connections.
     Connections(oneshot::Sender<Vec<ConnectionView>>),
+    /// To end some of its connections at once.
+    End(Order),
     /// To end every connection at once, those still to come included.
     EndAll(Ended),
+}
+
+/// Which connections are meant.
+pub type Which = Arc<dyn Fn(&ConnectionView) -> bool + Send + Sync>;
+
+/// An order to end connections.
+pub struct Order {
+    which: Which,
+    /// As which they end; `None`: they are counted, and go on.
+    ended: Option<Ended>,
+    reply: oneshot::Sender<Toll>,
+}
+
+impl std::fmt::Debug for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Order").field(&self.ended).finish()
+    }
+}
+
+/// What came of an order to end connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Toll {
+    /// Connections that were meant.
+    pub matched: usize,
+    /// Of those, how many were ended by the order.
+    pub closed: usize,
 }
 
 /// Where a core is told.
@@ -51,6 +79,17 @@ impl CoreHandle {
     /// ends a connection as every drop does.
     pub fn tell(&self, command: Command) {
         let _ = self.commands.send(command);
+    }
+
+    /// Ends the connections of the core that are meant; with no `ended` counts them.
+    pub async fn end(&self, which: Which, ended: Option<Ended>) -> Toll {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::End(Order {
+            which,
+            ended,
+            reply,
+        }));
+        answer.await.unwrap_or_default()
     }
 
     /// The core's connections, oldest first; none if it is gone.
@@ -144,12 +183,28 @@ impl Core {
         entries.values().map(|entry| entry.view()).collect()
     }
 
+    /// Obeys an order to end connections.
+    pub fn end(&self, order: Order) {
+        let entries: Vec<_> = self.entries.borrow().values().cloned().collect();
+        let mut toll = Toll::default();
+        for entry in entries.iter().filter(|entry| (order.which)(&entry.view())) {
+            toll.matched += 1;
+            if let Some(ended) = order.ended {
+                toll.closed += usize::from(entry.end(ended));
+            }
+        }
+        // Whoever asked may have gone away meanwhile.
+        let _ = order.reply.send(toll);
+    }
+
     /// Ends every connection of this core at once, and for good: those that are on their way
     /// here, or whose task has not begun, end when they enter.
     pub fn end_all(&self, ended: Ended) {
         self.ending.set(Some(ended));
         let entries: Vec<_> = self.entries.borrow().values().cloned().collect();
-        entries.iter().for_each(|entry| entry.end(ended));
+        for entry in entries {
+            entry.end(ended);
+        }
     }
 }
 
@@ -252,7 +307,11 @@ impl Entry {
         self.id
     }
 
+    /// Who is held has no backend, whatever it tried before.
     pub(super) fn set_phase(&self, phase: Phase) {
+        if phase == Phase::Held {
+            self.set_backend(None);
+        }
         self.phase.set(phase);
     }
 
@@ -284,14 +343,17 @@ impl Entry {
         (self.bytes_in.get(), self.bytes_out.get())
     }
 
-    /// Ends the connection at once; the first reason given stands.
-    fn end(&self, ended: Ended) {
-        if self.ending.get().is_none() {
+    /// Ends the connection at once; the first reason given stands, and whether this was it is
+    /// told.
+    fn end(&self, ended: Ended) -> bool {
+        let first = self.ending.get().is_none();
+        if first {
             self.ending.set(Some(ended));
         }
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+        first
     }
 
     /// Runs `work` until it is done or the connection is ended from outside; the caller then

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwapOption;
 use tokio::sync::OwnedSemaphorePermit;
 
-pub use self::core::{Command, ConnectionView, Core, CoreHandle, Entry, Phase};
+pub use self::core::{Command, ConnectionView, Core, CoreHandle, Entry, Order, Phase, Toll, Which};
 pub use record::Outcome;
 
 use crate::config;

@@ -72,6 +72,7 @@ impl CorePlan {
                 Command::Serve(arrival) => begin(&core, arrival),
                 // Whoever asked may have gone away meanwhile.
                 Command::Connections(reply) => drop(reply.send(core.connections())),
+                Command::End(order) => core.end(order),
                 Command::EndAll(ended) => core.end_all(ended),
             }
         }
