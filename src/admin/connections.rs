@@ -56,12 +56,12 @@ struct Connection {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Query {
     limit: Option<usize>,
-    filter: Filter,
+    pub(super) filter: Filter,
 }
 
 /// What a connection must be; nothing given: anything.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Filter {
+pub(super) struct Filter {
     pool: Option<String>,
     backend: Option<String>,
     listener: Option<String>,
@@ -187,7 +187,8 @@ fn cut(ip: IpAddr, bits: u32) -> u128 {
 }
 
 impl Filter {
-    fn takes(&self, connection: &ConnectionView, now: Instant, at: SystemTime) -> bool {
+    /// Whether `connection` is one of those that are asked for.
+    pub(super) fn takes(&self, connection: &ConnectionView, now: Instant, at: SystemTime) -> bool {
         fn is(wanted: &Option<String>, name: Option<&Arc<str>>) -> bool {
             wanted
                 .as_deref()

@@ -24,6 +24,7 @@ mod faults;
 mod hidden;
 mod keys;
 mod load;
+mod one_backend;
 mod places;
 mod reference;
 mod references;
@@ -51,9 +52,11 @@ use crate::net::Address;
 
 pub use faults::{Faults, Problem, Severity};
 pub use load::{Loaded, NotFound, find, load, load_admin, parse};
+pub use one_backend::{FieldFault, backend};
 pub use places::KeyPath;
 pub use reference::reference;
 pub(crate) use texts::NOT_YET;
+pub(crate) use units::duration;
 
 /// A whole, valid `lb.toml`.
 #[derive(Clone, Debug, PartialEq)]
