@@ -11,6 +11,8 @@ mod demo;
 mod output;
 mod run;
 mod status;
+mod table;
+mod words;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;

@@ -1,8 +1,6 @@
 //! `isobar status`: what the running balancer is doing, as tables.
 
 mod stats;
-mod table;
-mod words;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -10,11 +8,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::{AdminArgs, Client};
 use super::output::{has_colours, print};
+use super::table::{Cell, Column, Table, Tone};
+use super::words::{bytes, latency, since, span};
 use super::{Failure, Outcome};
 use crate::terminal::replaced;
 use stats::{Backend, Health, History, Named, Pool, Stats};
-use table::{Cell, Column, Table, Tone};
-use words::{bytes, latency, since, span};
 
 /// What to show, and of which balancer.
 #[derive(Debug, Args)]
