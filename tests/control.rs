@@ -403,7 +403,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         ("DELETE", "/connections?nope=1", "", 400),
         ("DELETE", "/connections/x", "", 404),
         ("POST", b1, "", 405),
-        ("GET", "/pools/web/pause", "", 405),
+        ("GET", "/pools/web/resume", "", 405),
         ("PUT", "/connections/1", "", 405),
     ];
     for (method, path, body, status) in cases {

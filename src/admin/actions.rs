@@ -101,6 +101,19 @@ impl<'de> Deserialize<'de> for Length {
     }
 }
 
+/// A backend as it is.
+pub(super) async fn show(
+    State(running): App,
+    names: Names<(String, String)>,
+) -> Result<Json<BackendStats>, Refusal> {
+    let (pool, name) = two(names)?;
+    let pool = find(&running, &pool)?;
+    let mut all = pool.overview().backends.into_iter();
+    let view = all.find(|view| *view.backend.name == *name);
+    let missing = || Refusal::not_found(format!("no backend {name} in pool {}", pool.name));
+    Ok(shown(view.ok_or_else(missing)?, pool))
+}
+
 /// Changes state and weight of a backend.
 pub(super) async fn set(
     State(running): App,
@@ -210,20 +223,19 @@ pub(super) struct Paused {
     paused: bool,
     paused_until: Option<At>,
     held: usize,
-    /// Connections that backends have.
-    active: u32,
+    /// Connections that backends have, removed ones included.
+    active: u64,
 }
 
 impl Paused {
     fn of(pool: &Pool) -> Self {
         let paused = pool.overrides().paused(&pool.name);
-        let backends = pool.overview().backends;
         Self {
             pool: Arc::clone(&pool.name),
             paused: paused.is_some(),
             paused_until: paused.flatten().map(At),
             held: pool.held(),
-            active: backends.iter().map(|view| view.backend.active()).sum(),
+            active: pool.overview().active,
         }
     }
 
@@ -234,6 +246,15 @@ impl Paused {
             (true, Some(until)) => format!("paused until={until}"),
         }
     }
+}
+
+/// Whether a pool is paused.
+pub(super) async fn paused(
+    State(running): App,
+    name: Names<String>,
+) -> Result<Json<Paused>, Refusal> {
+    let pool = find(&running, &one(name)?)?;
+    Ok(Json(Paused::of(pool)))
 }
 
 /// Holds new connections of a pool.

@@ -4,11 +4,11 @@
 /// Whether a later version answers this.
 pub(super) fn is_later(path: &str) -> bool {
     let segments: Vec<_> = path.split('/').skip(1).collect();
-    match segments[..] {
-        ["events" | "series" | "explain" | "plan" | "reload" | "upgrade"] => true,
-        ["pools", _, "rebalance"] => true,
-        _ => false,
-    }
+    matches!(
+        segments[..],
+        ["events" | "series" | "explain" | "plan" | "reload" | "upgrade"]
+            | ["pools", _, "rebalance"]
+    )
 }
 
 #[cfg(test)]

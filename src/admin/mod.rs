@@ -41,7 +41,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 
@@ -70,10 +70,13 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
         .route("/pools/{pool}/backends", post(actions::add))
         .route(
             "/pools/{pool}/backends/{backend}",
-            put(actions::set).delete(actions::remove),
+            get(actions::show).put(actions::set).delete(actions::remove),
         )
         .route("/pools/{pool}/backends/{backend}/history", get(history))
-        .route("/pools/{pool}/pause", post(actions::pause))
+        .route(
+            "/pools/{pool}/pause",
+            get(actions::paused).post(actions::pause),
+        )
         .route("/pools/{pool}/resume", post(actions::resume))
         .fallback(nothing_there)
         .method_not_allowed_fallback(other_method)

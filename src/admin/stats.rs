@@ -266,7 +266,9 @@ fn of_listener(listener: &Listener, limited: bool) -> ListenerStats {
 fn of_pool(pool: &Pool, now: Instant) -> PoolStats {
     let settings = pool.settings();
     let paused = pool.overrides().paused(&pool.name);
-    let Overview { backends, others } = pool.overview();
+    let Overview {
+        backends, others, ..
+    } = pool.overview();
     let backends: Table<_, _> = backends
         .into_iter()
         .map(|view| {

@@ -56,7 +56,7 @@ pub use one_backend::{FieldFault, backend};
 pub use places::KeyPath;
 pub use reference::reference;
 pub(crate) use texts::NOT_YET;
-pub(crate) use units::duration;
+pub(crate) use units::{duration, format_duration};
 
 /// A whole, valid `lb.toml`.
 #[derive(Clone, Debug, PartialEq)]

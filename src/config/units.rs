@@ -86,7 +86,7 @@ fn unknown_unit(digits: &str, unit: &str) -> String {
 }
 
 /// A duration as [`duration`] reads it; parts of a millisecond are dropped.
-pub(super) fn format_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut out = String::new();
     for (name, scale) in UNITS {

@@ -74,6 +74,8 @@ pub struct Overview {
     pub backends: Vec<BackendView>,
     /// What all others moved since the start.
     pub others: Bytes,
+    /// Connections of all backends, those left out included.
+    pub active: u64,
 }
 
 /// What is due, see [`Pool::due`].
@@ -279,7 +281,12 @@ impl Control {
                 others.add(Bytes::of(&tracked.backend));
             }
         }
-        Overview { backends, others }
+        let active = self.tracked.iter().map(|t| u64::from(t.backend.active()));
+        Overview {
+            backends,
+            others,
+            active: active.sum(),
+        }
     }
 }
 

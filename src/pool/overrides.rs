@@ -137,7 +137,7 @@ impl Serialize for Override {
 }
 
 /// A moment as RFC 3339 in UTC with microseconds, as everywhere in `/stats`.
-fn rfc3339(at: SystemTime) -> String {
+pub(crate) fn rfc3339(at: SystemTime) -> String {
     let at = jiff::Timestamp::try_from(at).unwrap_or_default();
     format!("{at:.6}")
 }
@@ -209,6 +209,12 @@ impl Overrides {
             Change::Paused { until } => Some(*until),
             _ => None,
         })
+    }
+
+    /// Whether a backend of the file is not in the pool, or another of its name is instead.
+    pub fn replaces(&self, pool: &str, backend: &str) -> bool {
+        self.of(pool, Some(backend))
+            .any(|change| matches!(change, Change::Removed | Change::Added { .. }))
     }
 
     /// Sets the admin state of a backend; `ready` undoes the change.

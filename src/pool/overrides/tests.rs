@@ -79,8 +79,9 @@ fn a_runtime_change_goes_on_until_the_file_changes_that_very_thing() {
     let (a, b, c) = ("a=1@10.0.0.1:80", "b=1@10.0.0.2:80", "c=1@10.0.0.3:80");
     let heavy_a = "a=5@10.0.0.1:80";
     let moved_a = "a=1@10.0.0.9:80";
+    type Row<'a> = (&'a str, Make, &'a str, &'a [&'a str], &'a [&'a str]);
     #[rustfmt::skip]
-    let table: &[(&str, Make, &str, &[&str], &[&str])] = &[
+    let table: &[Row<'_>] = &[
         ("drain, same",      DRAIN_A,  &same,      &["state"], &[a, b]),
         ("drain, removed",   DRAIN_A,  &without_a, &["state: FileRemoves"], &[b]),
         ("drain, weight",    DRAIN_A,  &heavy,     &["state"], &[heavy_a, b]),

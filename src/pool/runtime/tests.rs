@@ -218,6 +218,7 @@ fn a_name_that_comes_back_has_counts_of_its_own() {
     let shown = pool.overview().backends;
     let shown: Vec<_> = shown.iter().filter(|v| &*v.backend.name == "a").collect();
     assert_eq!(shown.len(), 1, "names are unique");
+    assert_eq!(pool.overview().active, 2, "nobody is forgotten");
     assert_eq!(shown[0].state, State::Up);
     drop((old, shown));
     assert_eq!(new.backend().active(), 1);
