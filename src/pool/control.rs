@@ -368,6 +368,19 @@ impl Pool {
         })
     }
 
+    /// Checks begin `now`, and with them the wait for first results, however long the start took
+    /// up to here.
+    pub fn begin(self: &Arc<Self>, now: Instant) {
+        self.change(|control| {
+            let all = control.tracked.iter_mut();
+            let waiting = all.filter(|t| t.wants_checks() && !t.health.decided());
+            for tracked in waiting {
+                // Nothing that shows changes: they are starting already.
+                let _ = tracked.health.restart(now);
+            }
+        });
+    }
+
     /// Does what has become due by `now`: backends that have waited for their first check
     /// result for `health.timeout` count as up, a pause ends. What is due and not for the pool
     /// to do is told.

@@ -11,6 +11,7 @@ use crate::pool::{Backend, Pool};
 /// Does all that for as long as the process lives.
 pub(super) async fn keep_time(pool: Arc<Pool>, cores: Vec<CoreHandle>) {
     let mut changes = pool.changes();
+    pool.begin(Instant::now());
     loop {
         changes.mark_unchanged();
         let due = pool.due(Instant::now());

@@ -387,3 +387,61 @@ fn a_backend_added_at_run_time_takes_the_keys_that_it_would_have_in_the_file() {
         assert_eq!(name(&in_file), name(&grown));
     }
 }
+
+/// CH-13: what it has it keeps, and takes more.
+#[test]
+fn a_weight_that_rises_moves_keys_to_its_backend_alone() {
+    let hash = format!("balance = \"consistent-hash\"\n{UNCHECKED}");
+    let all = [entry("a", 1), entry("b", 2), entry("c", 3)].join(", ");
+    let pool = Pool::new(config(&hash, &all), 1);
+    let owners = || -> Vec<String> {
+        let owner = |key| {
+            let lease = pool.acquire(&Attempt::new(Client::Unix(key)));
+            lease.expect("all are up").backend().name.to_string()
+        };
+        (0..1000).map(owner).collect()
+    };
+    let before = owners();
+    let weight = Wanted {
+        weight: Some(3),
+        ..Wanted::default()
+    };
+    pool.set("b", weight, &stamp()).expect("b");
+    let after = owners();
+    let moved = before.iter().zip(&after).filter(|(old, new)| old != new);
+    assert!(moved.clone().count() > 100, "three fifths are its own now");
+    assert!(moved.clone().all(|(_, new)| new == "b"));
+}
+
+#[test]
+fn the_weight_of_a_backend_that_was_added_is_part_of_its_entry() {
+    let pool = pool("");
+    pool.add(backend("c", 3), &stamp()).expect("c is new");
+    let weight = Wanted {
+        weight: Some(2),
+        ..Wanted::default()
+    };
+    let changed = pool.set("c", weight, &stamp()).expect("c");
+    assert_eq!(changed.after.settings.weight, 2);
+    assert_eq!(pool.overrides().iter().count(), 1);
+    let of_c = picks(&pool, 8).iter().filter(|name| *name == "c").count();
+    assert_eq!(of_c, 4);
+}
+
+/// One that came to maintenance before its first result has the whole wait before it.
+#[test]
+fn back_from_maintenance_a_result_is_waited_for_as_at_the_start() {
+    let pool = Pool::new(config("", &entry("a", 1)), 1);
+    pool.set("a", to(AdminState::Maintenance), &stamp())
+        .expect("a");
+    let later = Instant::now() + Duration::from_secs(60);
+    assert_eq!(due(&pool, later).next, None, "nothing is waited for");
+    pool.look(|control| {
+        let ready = to(AdminState::Ready);
+        control.set("a", ready, &stamp(), later).expect("a");
+    });
+    due(&pool, later);
+    assert_eq!(state(&pool, "a"), Some(State::Starting));
+    due(&pool, later + Duration::from_secs(2));
+    assert_eq!(state(&pool, "a"), Some(State::Up));
+}
