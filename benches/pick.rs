@@ -5,6 +5,7 @@
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use crossbeam_utils::CachePadded;
@@ -26,26 +27,43 @@ const STRATEGIES: [Balance; 6] = [
 /// The same pools and draws in every run.
 const SEED: u64 = 4711;
 
-criterion_group!(benches, pick);
+criterion_group!(
+    name = benches;
+    // A second each and few resamples, so that all of them take half a minute.
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
+        .nresamples(10_000);
+    targets = pick, pick_without_samples
+);
 criterion_main!(benches);
 
 fn pick(criterion: &mut Criterion) {
     for balance in STRATEGIES {
         for len in [1, 10, 100, 1000] {
             let strategy = balance.as_str().replace('-', "_");
-            pick_of(
-                criterion,
-                &format!("pick_{strategy}_{len}_backends"),
-                balance,
-                len,
-            );
+            let pool = Pool::new(len);
+            let name = format!("pick_{strategy}_{len}_backends");
+            pick_of(criterion, &name, balance, &pool);
         }
     }
 }
 
-fn pick_of(criterion: &mut Criterion, name: &str, balance: Balance, len: usize) {
+/// A member without a sample counts as the median of the others, which is looked for only
+/// where it is drawn beside one that has a sample: rarely with one, every other time with half.
+fn pick_without_samples(criterion: &mut Criterion) {
+    for (unsampled, name) in [(1, "one"), (500, "half")] {
+        let mut pool = Pool::new(1000);
+        for backend in &mut pool.0[..unsampled] {
+            backend.latency = None;
+        }
+        let name = format!("pick_least_latency_1000_backends_{name}_unsampled");
+        pick_of(criterion, &name, Balance::LeastLatency, &pool);
+    }
+}
+
+fn pick_of(criterion: &mut Criterion, name: &str, balance: Balance, pool: &Pool) {
     let mut rng = StdRng::seed_from_u64(SEED);
-    let pool = Pool::new(len, &mut rng);
     let balancer = Balancer::new(balance);
     criterion.bench_function(name, |bencher| {
         bencher.iter(|| {
@@ -53,7 +71,7 @@ fn pick_of(criterion: &mut Criterion, name: &str, balance: Balance, len: usize) 
                 key: rng.random(),
                 first: true,
             };
-            let choice = balancer.pick(black_box(&pool), request, &mut rng);
+            let choice = balancer.pick(black_box(pool), request, &mut rng);
             pool.0[choice.expect("all are open").index].release();
         });
     });
@@ -66,18 +84,19 @@ struct Backend {
     limit: u32,
     weight: u32,
     identity: u64,
-    latency: f64,
+    latency: Option<f64>,
 }
 
 impl Pool {
     /// Backends with up to 20 connections each and weights of 1 to 10.
-    fn new(len: usize, rng: &mut StdRng) -> Self {
+    fn new(len: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(SEED);
         let backend = |i| Backend {
             active: AtomicU32::new(rng.random_range(0..20)),
             limit: 1000,
             weight: rng.random_range(1..=10),
             identity: identity(&format!("backend-{i}")),
-            latency: rng.random_range(0.001..0.1),
+            latency: Some(rng.random_range(0.001..0.1)),
         };
         Self((0..len).map(backend).map(CachePadded::new).collect())
     }
@@ -111,7 +130,7 @@ impl Members for Pool {
     }
 
     fn latency(&self, i: usize) -> Option<f64> {
-        Some(self.0[i].latency)
+        self.0[i].latency
     }
 
     fn reserve(&self, i: usize) -> bool {

@@ -9,6 +9,7 @@
 //! | module | what it is about |
 //! | --- | --- |
 //! | [`config`] | `lb.toml` as a value that cannot be wrong |
+//! | [`runtime`] | the tasks, sockets and deadlines of a data core |
 //! | [`net`] | addresses and sockets |
 //! | [`metrics`] | what is counted, and under which names |
 //! | [`log`] | lines: events, finished connections, and the thread that writes them |
@@ -17,6 +18,7 @@
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
 //! | [`listener`] | accept and admit |
 //! | [`check`] | active health checks |
+//! | [`plan`] | what a reload would change, and which connections it would touch |
 //! | [`admin`] | the HTTP endpoint |
 //! | [`server`] | what is started, in which order, and how it stops |
 //! | [`cli`] | the command line |
@@ -35,6 +37,8 @@ pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod plan;
 pub mod pool;
+pub mod runtime;
 pub mod server;
 mod terminal;

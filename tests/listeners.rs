@@ -10,9 +10,7 @@ use std::time::Duration;
 use isobar::net::Address;
 use procfs::process::FDTarget;
 use rustix::process::Signal;
-use support::{
-    Backend, Exit, Family, Isobar, Launch, Line, Pattern, Process, Stream, scaled, wait_until, web,
-};
+use support::{Backend, Exit, Family, Isobar, Launch, Line, Pattern, Process, Stream, scaled, web};
 
 const O_NONBLOCK: u32 = 0o4000;
 const O_CLOEXEC: u32 = 0o2_000_000;
@@ -311,25 +309,6 @@ fn an_address_is_free_again_as_soon_as_its_isobar_has_ended() {
     assert_eq!(first.stop().code(), Some(0));
     let second = Isobar::start(&bound_to(&format!("\"{address}\""), "", &backend));
     assert_eq!(second.visit("web"), "b1");
-}
-
-/// Clients that stay for long, come one after the other, and are few.
-#[test]
-fn long_lived_connections_are_spread_evenly_over_the_cores() {
-    const CLIENTS: usize = 100;
-    let backend = Backend::named("b1");
-    let text = format!("[runtime]\nthreads = 2\n{}", web("", &[backend.entry()]));
-    let isobar = Isobar::start(&text);
-    let clients: Vec<_> = (0..CLIENTS).map(|_| isobar.stay("web").0).collect();
-    // Each has a socket to its client and one to its backend.
-    let mut watched = Vec::new();
-    wait_until("nothing else was open", || {
-        watched = isobar.process().watched();
-        watched.iter().sum::<usize>() == 2 * CLIENTS
-    });
-    let most = watched.iter().max().expect("two cores");
-    assert!(*most <= CLIENTS * 2 * 6 / 10, "{watched:?}");
-    clients.iter().for_each(leave);
 }
 
 /// The process is held up meanwhile, so that all of them are gone when it gets to accept them.

@@ -1,9 +1,9 @@
 //! What a figure means nothing without.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// Release of the kernel.
     pub kernel: String,
@@ -13,6 +13,8 @@ pub(crate) struct Machine {
     pub cores: usize,
     /// Memory, in MiB.
     pub memory_mib: u64,
+    /// What the kernel tells the time by: some are so slow that it shows in every figure.
+    pub clocksource: String,
 }
 
 impl Machine {
@@ -26,6 +28,7 @@ impl Machine {
                 .trim_end_matches(" kB")
                 .parse()
                 .map_or(0, |kib: u64| kib / 1024),
+            clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         }
     }
 }

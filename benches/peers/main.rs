@@ -1,9 +1,11 @@
 //! Macro benchmark: isobar beside HAProxy and NGINX, on this machine, in one run.
 //!
 //! ```text
-//! cargo bench --bench peers                  every workload, some minutes
-//! cargo bench --bench peers -- --quick       the same in about a minute, less exact
+//! cargo bench --bench peers                  every workload, some ten minutes
+//! cargo bench --bench peers -- --quick       the same in about two minutes, less exact
 //! cargo bench --bench peers -- --workload conn,pp64 --proxy isobar,nginx --save
+//! cargo bench --bench peers -- --haproxy /opt/haproxy-3.5/haproxy --nginx /opt/nginx/sbin/nginx
+//! cargo bench --bench peers -- --table benches/results/FILE.json
 //! ```
 //!
 //! The unit of account is instructions of the proxy per connection, message or MB, because
@@ -13,93 +15,49 @@
 //! compared is a ratio within one round of one run. The README beside this file says how the
 //! peers are set up and why.
 
+mod args;
 mod backend;
+mod bench;
+mod cell;
+mod clients;
 mod contender;
+mod cost;
+mod counters;
+mod discover;
 mod load;
 mod machine;
 mod meter;
+mod metric;
+mod overview;
+mod page;
 mod process;
+mod program;
 mod report;
 mod run;
+mod self_check;
+mod shares;
 mod stats;
 mod table;
 mod tasks;
 mod wire;
 mod workload;
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::Parser;
 
-use contender::{Contender, Program};
+use args::{Args, Role};
 use machine::Machine;
+use program::Program;
 use report::Report;
-use run::Plan;
-use workload::Workload;
+use run::{Outcome, Plan};
 
 /// Idle connections; each takes two descriptors of the proxy.
 const IDLE_CONNECTIONS: u64 = 4000;
 /// Descriptors of a proxy that are not connections: listeners, logs, checks, pipes.
 const SPARE_DESCRIPTORS: u64 = 256;
-
-/// Measures isobar against its peers.
-#[derive(Debug, Parser)]
-struct Args {
-    /// Workloads to measure [default: all]
-    #[arg(long, value_delimiter = ',')]
-    workload: Vec<Workload>,
-    /// Proxies to measure, and `direct` for none [default: all]
-    #[arg(long, value_delimiter = ',')]
-    proxy: Vec<Contender>,
-    /// Short measurements
-    #[arg(long)]
-    quick: bool,
-    /// Rounds, each of every workload through every proxy [default: 5, or 3 with --quick]
-    #[arg(long)]
-    rounds: Option<usize>,
-    /// Milliseconds of each measurement [default: 2000, or 350 with --quick]
-    #[arg(long)]
-    measure_ms: Option<u64>,
-    /// Workers of each proxy
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
-    /// The isobar to measure
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_isobar"))]
-    isobar: PathBuf,
-    /// Keep the raw figures under benches/results
-    #[arg(long)]
-    save: bool,
-    /// Only workloads whose name contains one of these (cargo passes its filter here)
-    filter: Vec<String>,
-    /// Passed by cargo bench
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// Passed by cargo test: only a self-check
-    #[arg(long, hide = true)]
-    test: bool,
-    #[command(subcommand)]
-    role: Option<Role>,
-}
-
-/// What this program does when it has started itself.
-#[derive(Debug, Subcommand)]
-enum Role {
-    /// Serve on so many addresses
-    #[command(hide = true)]
-    Backend { count: usize },
-    /// Play the clients
-    #[command(hide = true)]
-    Load(load::LoadArgs),
-    /// Become another program that ends with its parent
-    #[command(hide = true)]
-    Guard {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        command: Vec<OsString>,
-    },
-}
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -107,9 +65,7 @@ fn main() -> ExitCode {
         Some(Role::Backend { count }) => backend::run(*count),
         Some(Role::Load(load)) => load::run(load),
         Some(Role::Guard { command }) => process::guard(command),
-        // `cargo test --benches` starts benches without --bench.
-        None if args.test || !args.bench => self_check(&args),
-        None => bench(&args),
+        None => measure_or_show(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -120,55 +76,26 @@ fn main() -> ExitCode {
     }
 }
 
-/// One round of direct traffic, without proxies: shows that clients and backends work.
-fn self_check(args: &Args) -> io::Result<()> {
-    let direct = Contender::Direct
-        .find(&args.isobar)
-        .map_err(io::Error::other)?;
-    let plan = Plan {
-        programs: vec![direct],
-        workloads: vec![Workload::Pp1, Workload::Up1],
-        rounds: 1,
-        warm_ms: 10,
-        measure_ms: 20,
-        idle: 0,
-        threads: 1,
-        max_connections: 16,
-    };
-    let cells = measure(&plan)?;
-    match cells.into_iter().find_map(|cell| cell.error) {
-        Some(error) => Err(io::Error::other(error)),
-        None => Ok(()),
+fn measure_or_show(args: &Args) -> io::Result<()> {
+    match &args.table {
+        Some(file) => print!("{}", overview::overview(&Report::load(file)?)),
+        None if args.is_test() => self_check::run(args)?,
+        None => bench(args)?,
     }
+    Ok(())
 }
 
 fn bench(args: &Args) -> io::Result<()> {
-    let (programs, skipped) = programs(args);
+    let (programs, skipped) = discover::programs(&args.contenders(), args.given());
     for reason in &skipped {
         eprintln!("skipped: {reason}");
     }
     let compared = programs.iter().any(|program| program.contender.is_peer());
-    if !compared && args.proxy.is_empty() {
+    if !compared && !args.names_proxies() {
         println!("no peer to compare with (Debian: apt install haproxy nginx libnginx-mod-stream)");
         return Ok(());
     }
-    let plan = plan(args, programs)?;
-    let started_at = jiff::Timestamp::now()
-        .strftime("%Y-%m-%dT%H:%M:%SZ")
-        .to_string();
-    let counters_unavailable = meter::counters_unavailable();
-    if let Some(reason) = &counters_unavailable {
-        eprintln!("instructions are not counted ({reason}); CPU time instead");
-    }
-    let cells = measure(&plan)?;
-    let report = Report {
-        started_at,
-        machine: Machine::here(),
-        counters_unavailable,
-        skipped,
-        plan,
-        cells,
-    };
+    let report = report(args, plan(args, programs)?, skipped)?;
     println!("{}", report.text());
     if args.save {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
@@ -177,17 +104,42 @@ fn bench(args: &Args) -> io::Result<()> {
     Ok(())
 }
 
-/// The contenders asked for that are there, and why the others are not.
-fn programs(args: &Args) -> (Vec<Program>, Vec<String>) {
-    let asked = |contender: &Contender| args.proxy.is_empty() || args.proxy.contains(contender);
-    let (mut programs, mut skipped) = (Vec::new(), Vec::new());
-    for &contender in Contender::value_variants().iter().filter(|c| asked(c)) {
-        match contender.find(&args.isobar) {
-            Ok(program) => programs.push(program),
-            Err(reason) => skipped.push(format!("{}: {reason}", contender.name())),
-        }
+/// Measures, and says about it what the figures mean nothing without.
+fn report(args: &Args, plan: Plan, skipped: Vec<String>) -> io::Result<Report> {
+    let started_at = jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
+    let counters_unavailable = counters::unavailable();
+    if let Some(reason) = &counters_unavailable {
+        eprintln!("instructions are not counted ({reason}); CPU time instead");
     }
-    (programs, skipped)
+    let Outcome {
+        cells,
+        configurations,
+    } = measure(&plan)?;
+    Ok(Report {
+        started_at,
+        command: args::command(std::env::args().skip(1)),
+        revision: args.is_own_build().then(revision).flatten(),
+        machine: Machine::here(),
+        counters_unavailable,
+        skipped,
+        plan,
+        configurations,
+        cells,
+    })
+}
+
+/// The commit that is checked out, and whether there are changes on top; none where Git does
+/// not know.
+fn revision() -> Option<String> {
+    let output = Command::new("git")
+        .args(["-C", env!("CARGO_MANIFEST_DIR")])
+        .args(["describe", "--always", "--dirty", "--abbrev=12"])
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
 }
 
 fn plan(args: &Args, programs: Vec<Program>) -> io::Result<Plan> {
@@ -200,7 +152,7 @@ fn plan(args: &Args, programs: Vec<Program>) -> io::Result<Plan> {
     };
     Ok(Plan {
         programs,
-        workloads: workloads(args),
+        workloads: args.workloads(),
         rounds: args.rounds.unwrap_or(rounds),
         warm_ms,
         measure_ms: args.measure_ms.unwrap_or(measure_ms),
@@ -208,16 +160,6 @@ fn plan(args: &Args, programs: Vec<Program>) -> io::Result<Plan> {
         threads: args.threads,
         max_connections,
     })
-}
-
-fn workloads(args: &Args) -> Vec<Workload> {
-    let asked = |workload: &Workload| {
-        let name = workload.name();
-        (args.workload.is_empty() || args.workload.contains(workload))
-            && (args.filter.is_empty() || args.filter.iter().any(|part| name.contains(part)))
-    };
-    let all = Workload::value_variants().iter().copied();
-    all.filter(asked).collect()
 }
 
 /// Raises the soft limit to the hard one, for us and for all we start, and returns it.
@@ -229,7 +171,7 @@ fn raise_descriptors() -> io::Result<u64> {
 }
 
 /// Runs the plan with a directory for configurations and logs that is gone afterwards.
-fn measure(plan: &Plan) -> io::Result<Vec<run::Cell>> {
+fn measure(plan: &Plan) -> io::Result<Outcome> {
     let scratch = tempfile::Builder::new().prefix("isobar-peers-").tempdir()?;
     remove_on_interrupt(scratch.path().to_owned())?;
     run::run(plan, scratch.path())

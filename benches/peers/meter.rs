@@ -1,100 +1,61 @@
-//! What the proxy's processes spent: CPU time, instructions where the machine counts them,
-//! and memory.
+//! What the proxy's processes have spent, read from outside them: CPU time, context switches,
+//! hardware counters where the machine has them, and memory.
 
+use std::collections::HashMap;
 use std::io;
 
 use perf_event::events::Hardware;
-use perf_event::{Builder, Counter};
-use procfs::process::Process;
-use serde::{Deserialize, Serialize};
+use procfs::ProcError;
+use procfs::process::{Process, Task};
 
-/// What was spent, since the start of the process or between two readings.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Cost {
-    /// Time on a CPU, all threads, in nanoseconds.
-    pub cpu_ns: u64,
-    /// Instructions in user space and in the kernel; none where they cannot be counted.
-    pub instructions: Option<Instructions>,
-}
+use crate::cost::{Cost, Split, Switches};
+use crate::counters::Counters;
 
-/// Retired instructions.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Instructions {
-    /// Of the program itself.
-    pub user: u64,
-    /// Of the kernel on its behalf, interrupts that hit it included.
-    pub kernel: u64,
-}
-
-impl Instructions {
-    /// Both.
-    pub(crate) fn total(self) -> u64 {
-        self.user + self.kernel
-    }
-}
-
-/// Counts for all threads of some processes, and those they start later.
+/// Reads the account of all threads of some processes.
 pub(crate) struct Meter {
     pids: Vec<i32>,
-    user: Vec<Counter>,
-    kernel: Vec<Counter>,
+    instructions: Option<Counters>,
+    cycles: Option<Counters>,
+}
+
+/// The state of a meter; only differences mean something.
+pub(crate) struct Reading {
+    /// What was spent since the processes started.
+    pub cost: Cost,
+    /// Its CPU time by thread.
+    pub cpu_ns: HashMap<i32, u64>,
 }
 
 impl Meter {
     /// Attaches to the processes; without hardware counters there is still CPU time.
     pub(crate) fn attach(pids: Vec<i32>) -> io::Result<Self> {
-        let threads = threads(&pids)?;
-        let counters = |kernel| {
-            let counters = threads.iter().map(|&thread| counter(thread, kernel));
-            counters.collect::<io::Result<Vec<_>>>()
-        };
-        let (user, kernel) = match (counters(false), counters(true)) {
-            (Ok(user), Ok(kernel)) => (user, kernel),
-            _ => (Vec::new(), Vec::new()),
-        };
-        Ok(Self { pids, user, kernel })
-    }
-
-    /// What was spent until now; only differences mean something.
-    pub(crate) fn read(&mut self) -> io::Result<Cost> {
-        let instructions = (!self.user.is_empty())
-            .then(|| {
-                io::Result::Ok(Instructions {
-                    user: sum(&mut self.user)?,
-                    kernel: sum(&mut self.kernel)?,
-                })
-            })
-            .transpose()?;
-        let cpu_ns = cpu_ns(&self.pids)?;
-        Ok(Cost {
-            cpu_ns,
-            instructions,
+        let threads: Vec<i32> = cpu_ns_by_thread(&pids)?.into_keys().collect();
+        Ok(Self {
+            instructions: Counters::attach(Hardware::INSTRUCTIONS, &threads),
+            cycles: Counters::attach(Hardware::CPU_CYCLES, &threads),
+            pids,
         })
     }
-}
 
-/// What was spent between two readings of one meter.
-pub(crate) fn between(before: Cost, after: Cost) -> Cost {
-    let instructions = before.instructions.zip(after.instructions);
-    Cost {
-        cpu_ns: after.cpu_ns - before.cpu_ns,
-        instructions: instructions.map(|(before, after)| Instructions {
-            user: after.user - before.user,
-            kernel: after.kernel - before.kernel,
-        }),
+    /// What was spent until now.
+    pub(crate) fn read(&mut self) -> io::Result<Reading> {
+        let cpu_ns = cpu_ns_by_thread(&self.pids)?;
+        let cost = Cost {
+            cpu_ns: cpu_ns.values().sum(),
+            ticks: ticks(&self.pids)?,
+            switches: switches(&self.pids)?,
+            instructions: self.instructions.as_mut().map(Counters::read).transpose()?,
+            cycles: self.cycles.as_mut().map(Counters::read).transpose()?,
+        };
+        Ok(Reading { cost, cpu_ns })
     }
 }
 
-/// Why instructions cannot be counted here, or nothing if they can.
-pub(crate) fn counters_unavailable() -> Option<String> {
-    let own = std::process::id().cast_signed();
-    let tried = counter(own, false).and(counter(own, true));
-    tried.err().map(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            format!("{error}; kernel.perf_event_paranoid must be at most 1")
-        }
-        _ => format!("no hardware counters: {error}"),
-    })
+/// The scheduler's own account (nanoseconds), which is finer than the ticks of
+/// `/proc/PID/stat`, by thread.
+fn cpu_ns_by_thread(pids: &[i32]) -> io::Result<HashMap<i32, u64>> {
+    let of_thread = |task: &Task| Ok((task.tid, task.schedstat()?.sum_exec_runtime));
+    Ok(of_threads(pids, of_thread)?.into_iter().collect())
 }
 
 /// Anonymous memory of the processes, in bytes: what user space itself has taken.
@@ -110,44 +71,50 @@ pub(crate) fn memory_bytes(pids: &[i32]) -> io::Result<u64> {
         .map_err(io::Error::other)
 }
 
-fn counter(thread: i32, kernel: bool) -> io::Result<Counter> {
-    let mut builder = Builder::new()
-        .observe_pid(thread)
-        .kind(Hardware::INSTRUCTIONS);
-    builder
-        .exclude_user(kernel)
-        .exclude_kernel(!kernel)
-        .inherit(true)
-        .enabled(true);
-    builder.build()
+/// Of the whole processes, threads that have ended included.
+fn ticks(pids: &[i32]) -> io::Result<Split> {
+    let mut sum = Split::default();
+    for &pid in pids {
+        let stat = Process::new(pid).and_then(|process| process.stat());
+        let stat = stat.map_err(io::Error::other)?;
+        sum.user += stat.utime;
+        sum.kernel += stat.stime;
+    }
+    Ok(sum)
 }
 
-fn sum(counters: &mut [Counter]) -> io::Result<u64> {
-    counters.iter_mut().map(Counter::read).sum()
-}
-
-/// Sums the scheduler's own account (nanoseconds), which is finer than the ticks of
-/// `/proc/PID/stat`.
-fn cpu_ns(pids: &[i32]) -> io::Result<u64> {
-    let of_process = |&pid: &i32| {
-        let tasks = Process::new(pid)?.tasks()?;
-        tasks
-            .map(|task| Ok(task?.schedstat()?.sum_exec_runtime))
-            .sum::<procfs::ProcResult<u64>>()
+fn switches(pids: &[i32]) -> io::Result<Switches> {
+    let of_thread = |task: &Task| {
+        let status = task.status()?;
+        let switches = (
+            status.voluntary_ctxt_switches.unwrap_or(0),
+            status.nonvoluntary_ctxt_switches.unwrap_or(0),
+        );
+        Ok(switches)
     };
-    pids.iter()
-        .map(of_process)
-        .sum::<procfs::ProcResult<u64>>()
-        .map_err(io::Error::other)
+    let mut sum = Switches::default();
+    for (voluntary, involuntary) in of_threads(pids, of_thread)? {
+        sum.voluntary += voluntary;
+        sum.involuntary += involuntary;
+    }
+    Ok(sum)
 }
 
-fn threads(pids: &[i32]) -> io::Result<Vec<i32>> {
-    let mut threads = Vec::new();
+/// One value of each thread; one that ends while it is read has none.
+fn of_threads<T>(
+    pids: &[i32],
+    value: impl Fn(&Task) -> procfs::ProcResult<T>,
+) -> io::Result<Vec<T>> {
+    let mut values = Vec::new();
     for &pid in pids {
         let tasks = Process::new(pid).and_then(|process| process.tasks());
         for task in tasks.map_err(io::Error::other)? {
-            threads.push(task.map_err(io::Error::other)?.tid);
+            match task.and_then(|task| value(&task)) {
+                Ok(value) => values.push(value),
+                Err(ProcError::NotFound(_)) => (),
+                Err(error) => return Err(io::Error::other(error)),
+            }
         }
     }
-    Ok(threads)
+    Ok(values)
 }

@@ -1,6 +1,9 @@
-//! Plain text tables: names to the left, figures to the right.
+//! Tables in plain text and in Markdown: names to the left, figures to the right.
 
 use std::fmt;
+
+/// In Markdown, columns to the left that hold names: of the row, and of its unit.
+const NAMES: usize = 2;
 
 /// A title, a head, and rows of as many cells.
 #[derive(Clone, Debug)]
@@ -26,6 +29,22 @@ impl Table {
     /// Whether there is nothing below the head.
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.len() == 1
+    }
+
+    /// What it is about.
+    pub(crate) fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// The head and the rows in Markdown, figures to the right; the title is left to the page.
+    pub(crate) fn markdown(&self) -> String {
+        let line = |row: &Vec<String>| format!("| {} |\n", row.join(" | "));
+        let mut text = line(&self.rows[0]);
+        let alignment = |column| if column < NAMES { "---" } else { "---:" };
+        let alignments: Vec<_> = (0..self.rows[0].len()).map(alignment).collect();
+        text += &format!("| {} |\n", alignments.join(" | "));
+        text.extend(self.rows[1..].iter().map(line));
+        text
     }
 
     fn width(&self, column: usize) -> usize {

@@ -27,6 +27,12 @@ pub(crate) enum Workload {
     Down8,
     /// Memory of connections that have carried one message and now carry nothing.
     Idle,
+    /// One 64 B message in flight on each of 100 long-lived connections: how evenly the
+    /// workers share them.
+    Even,
+    /// As [`Conn`](Self::Conn), in fresh instances with one worker and with all: what the
+    /// others add.
+    Scale,
 }
 
 /// What the load generator does for a workload.
@@ -74,6 +80,26 @@ impl Workload {
             Self::Down1 => "down1",
             Self::Down8 => "down8",
             Self::Idle => "idle",
+            Self::Even => "even",
+            Self::Scale => "scale",
+        }
+    }
+
+    /// What happens, in a few words.
+    pub(crate) fn description(self) -> &'static str {
+        match self {
+            Self::Conn => "connect, 100 bytes each way, close",
+            Self::Pp1 => "ping-pong, 1 connection",
+            Self::Pp64 => "ping-pong, 64 connections",
+            Self::Pp16k => "16 KiB messages, 32 connections",
+            Self::Paced => "20,000 messages a second, 256 connections",
+            Self::Up1 => "bulk upload, 1 connection",
+            Self::Up8 => "bulk upload, 8 connections",
+            Self::Down1 => "bulk download, 1 connection",
+            Self::Down8 => "bulk download, 8 connections",
+            Self::Idle => "idle connections",
+            Self::Even => "ping-pong, 100 connections",
+            Self::Scale => "short connections, one worker and all",
         }
     }
 
@@ -94,7 +120,7 @@ impl Workload {
             direction,
         };
         match self {
-            Self::Conn => Traffic::Short {
+            Self::Conn | Self::Scale => Traffic::Short {
                 at_once: 64,
                 bytes: 100,
             },
@@ -111,6 +137,7 @@ impl Workload {
             Self::Down1 => bulk(1, Direction::Down),
             Self::Down8 => bulk(8, Direction::Down),
             Self::Idle => Traffic::Idle,
+            Self::Even => ping_pong(100, 64),
         }
     }
 }

@@ -1,16 +1,14 @@
 //! `GET /connections`: who is connected now, filtered, oldest first.
 
-use std::cmp::Reverse;
-use std::net::IpAddr;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::Running;
 use super::error::Refusal;
 use super::words::Seconds;
+use crate::conn::listing::{Filter, Found};
 use crate::conn::{ConnectionView, Phase};
 use crate::net::Address;
 
@@ -57,18 +55,6 @@ struct Connection {
 pub(super) struct Query {
     limit: Option<usize>,
     pub(super) filter: Filter,
-}
-
-/// What a connection must be; nothing given: anything.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Filter {
-    pool: Option<String>,
-    backend: Option<String>,
-    listener: Option<String>,
-    client: Option<Source>,
-    state: Option<Phase>,
-    older: Option<Duration>,
-    idle: Option<Duration>,
 }
 
 impl Query {
@@ -131,122 +117,42 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a duration such as 30s or 1h".to_owned())
 }
 
-/// Where clients come from: a block of addresses, or Unix sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Unix,
-    Block { network: IpAddr, prefix: u32 },
-}
-
-impl FromStr for Source {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "unix" {
-            return Ok(Self::Unix);
-        }
-        Self::block(text).ok_or_else(|| "an address, a CIDR such as 10.0.0.0/8, or unix".to_owned())
-    }
-}
-
-impl Source {
-    fn block(text: &str) -> Option<Self> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix.parse().ok()?)),
-            None => (text, None),
-        };
-        let network = address.parse::<IpAddr>().ok()?.to_canonical();
-        let most = width(network);
-        let prefix = prefix.unwrap_or(most);
-        (prefix <= most).then_some(Self::Block { network, prefix })
-    }
-
-    fn holds(self, client: &Address) -> bool {
-        match (self, client.ip()) {
-            (Self::Unix, ip) => ip.is_none(),
-            (Self::Block { .. }, None) => false,
-            (Self::Block { network, prefix }, Some(ip)) => {
-                let shift = width(network) - prefix;
-                width(ip) == width(network) && cut(ip, shift) == cut(network, shift)
-            }
-        }
-    }
-}
-
-fn width(ip: IpAddr) -> u32 {
-    if ip.is_ipv4() { 32 } else { 128 }
-}
-
-/// The address without its last `bits` bits.
-fn cut(ip: IpAddr, bits: u32) -> u128 {
-    let number = match ip {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()),
-        IpAddr::V6(ip) => ip.to_bits(),
-    };
-    number.checked_shr(bits).unwrap_or(0)
-}
-
-impl Filter {
-    /// Whether `connection` is one of those that are asked for.
-    pub(super) fn takes(&self, connection: &ConnectionView, now: Instant, at: SystemTime) -> bool {
-        fn is(wanted: &Option<String>, name: Option<&Arc<str>>) -> bool {
-            wanted
-                .as_deref()
-                .is_none_or(|wanted| name.is_some_and(|name| **name == *wanted))
-        }
-        is(&self.pool, connection.pool.as_ref())
-            && is(&self.backend, connection.backend.as_ref())
-            && is(&self.listener, Some(&connection.listener))
-            && self
-                .client
-                .is_none_or(|source| source.holds(&connection.client))
-            && self.state.is_none_or(|state| connection.phase == state)
-            && self.older.is_none_or(|older| age(connection, at) > older)
-            && self.idle.is_none_or(|idle| silence(connection, now) > idle)
-    }
-}
-
-fn age(connection: &ConnectionView, at: SystemTime) -> Duration {
-    // The clock may have been set back meanwhile.
-    at.duration_since(connection.accepted_at)
-        .unwrap_or_default()
-}
-
-fn silence(connection: &ConnectionView, now: Instant) -> Duration {
-    now.saturating_duration_since(connection.moved_at)
-}
-
 impl Connections {
     /// Asks every core.
     pub(super) async fn of(running: &Running, query: &Query) -> Self {
+        let now = Instant::now();
+        let limit = query.limit.unwrap_or(LIMIT);
+        let filter = Arc::new(query.filter.clone());
         let mut all = Vec::new();
         for core in &running.cores {
-            all.append(&mut core.connections().await);
+            all.push(core.connections(&filter, limit, now).await);
         }
-        Self::select(all, query, Instant::now(), SystemTime::now())
+        Self::oldest(all, limit, now)
     }
 
-    fn select(mut all: Vec<ConnectionView>, query: &Query, now: Instant, at: SystemTime) -> Self {
-        all.retain(|connection| query.filter.takes(connection, now, at));
-        all.sort_by_key(|connection| (Reverse(age(connection, at)), connection.id));
-        let shown = all.iter().take(query.limit.unwrap_or(LIMIT));
+    /// The oldest of what the cores found.
+    fn oldest(all: Vec<Found>, limit: usize, now: Instant) -> Self {
+        let total = all.iter().map(|found| found.total).sum();
+        let mut views: Vec<_> = all.into_iter().flat_map(|found| found.views).collect();
+        views.sort_by_key(|view| (view.accepted, view.id));
+        let shown = views.iter().take(limit);
         Self {
-            total: all.len(),
-            connections: shown.map(|view| Connection::of(view, now, at)).collect(),
+            total,
+            connections: shown.map(|view| Connection::of(view, now)).collect(),
         }
     }
 }
 
 impl Connection {
-    fn of(view: &ConnectionView, now: Instant, at: SystemTime) -> Self {
+    fn of(view: &ConnectionView, now: Instant) -> Self {
         Self {
             id: view.id.to_string(),
             listener: Arc::clone(&view.listener),
             client: view.client.clone(),
             pool: view.pool.clone(),
             backend: view.backend.clone(),
-            age_seconds: Seconds(age(view, at)),
-            idle_seconds: Seconds(silence(view, now)),
+            age_seconds: Seconds(now.saturating_duration_since(view.accepted)),
+            idle_seconds: Seconds(now.saturating_duration_since(view.moved_at)),
             bytes_in: view.bytes_in,
             bytes_out: view.bytes_out,
             state: view.phase,
@@ -257,79 +163,72 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conn::listing::Source;
 
     fn query(text: &[(&str, &str)]) -> Result<Query, String> {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Query::parse(text.iter().map(own).collect()).map_err(|refusal| refusal.reason)
     }
 
-    fn view(id: u64, client: &str, age: u64, start: (Instant, SystemTime)) -> ConnectionView {
+    fn view(id: u64, age: u64, now: Instant) -> ConnectionView {
         ConnectionView {
             id,
             listener: "web".into(),
-            client: client.parse().expect("an address"),
+            client: "10.0.0.1:1000".parse().expect("an address"),
             pool: Some("web".into()),
-            backend: id.is_multiple_of(2).then(|| "b1".into()),
-            accepted_at: start.1 - Duration::from_secs(age),
-            moved_at: start.0,
+            backend: None,
+            accepted: now - Duration::from_secs(age),
+            moved_at: now,
             bytes_in: 1,
             bytes_out: 2,
-            phase: Phase::Relaying,
+            phase: Phase::Connecting,
         }
     }
 
-    fn ids(text: &[(&str, &str)]) -> (usize, Vec<u64>) {
-        let start = (Instant::now(), SystemTime::now());
-        let all = vec![
-            view(1, "10.0.0.1:1000", 5, start),
-            view(2, "10.1.0.1:1000", 50, start),
-            view(3, "[2001:db8::1]:1000", 500, start),
-            view(4, "unix:/run/web.sock", 1, start),
-        ];
-        let query = query(text).expect("a query");
-        let now = start.0 + Duration::from_secs(2);
-        let found = Connections::select(all, &query, now, start.1);
-        let ids = found
-            .connections
-            .iter()
-            .map(|c| c.id.parse().expect("an id"));
-        (found.total, ids.collect())
-    }
-
+    /// Each core shows its oldest; of both together the oldest are shown, all are counted.
     #[test]
     fn the_oldest_come_first_and_the_limit_hides_none_from_the_total() {
-        assert_eq!(ids(&[]), (4, vec![3, 2, 1, 4]));
-        assert_eq!(ids(&[("limit", "2")]), (4, vec![3, 2]));
-        assert_eq!(ids(&[("limit", "0")]), (4, vec![]));
-    }
-
-    #[test]
-    fn every_filter_must_hold() {
-        assert_eq!(ids(&[("backend", "b1")]).1, [2, 4]);
-        assert_eq!(ids(&[("pool", "other")]).0, 0);
-        assert_eq!(ids(&[("listener", "web"), ("older", "5s")]).1, [3, 2]);
-        assert_eq!(ids(&[("idle", "1s")]).0, 4);
-        assert_eq!(ids(&[("idle", "2m")]).0, 0);
-        assert_eq!(ids(&[("state", "held")]).0, 0);
-        assert_eq!(ids(&[("state", "relaying"), ("backend", "b1")]).0, 2);
-    }
-
-    #[test]
-    fn clients_are_found_by_address_and_block() {
-        let cases: [(&str, &[u64]); 9] = [
-            ("10.0.0.1", &[1]),
-            ("10.0.0.0/8", &[2, 1]),
-            ("10.0.0.7/16", &[1]),
-            ("::ffff:10.0.0.1", &[1]),
-            ("0.0.0.0/0", &[2, 1]),
-            ("2001:db8::/32", &[3]),
-            ("::/0", &[3]),
-            ("unix", &[4]),
-            ("192.0.2.1", &[]),
-        ];
-        for (client, expected) in cases {
-            assert_eq!(ids(&[("client", client)]).1, expected, "{client}");
+        let now = Instant::now();
+        let found = |total, views: &[(u64, u64)]| Found {
+            total,
+            views: views.iter().map(|(id, age)| view(*id, *age, now)).collect(),
+        };
+        for (limit, expected) in [(3, &["3", "2", "1"][..]), (2, &["3", "2"]), (0, &[])] {
+            let cores = vec![found(4, &[(2, 50), (4, 1)]), found(7, &[(3, 500), (1, 5)])];
+            let shown = Connections::oldest(cores, limit, now);
+            assert_eq!(shown.total, 11);
+            let ids: Vec<_> = shown.connections.iter().map(|shown| &*shown.id).collect();
+            assert_eq!(ids, expected);
         }
+    }
+
+    #[test]
+    fn every_filter_is_read() {
+        let all = [
+            ("limit", "7"),
+            ("pool", "p"),
+            ("backend", "b"),
+            ("listener", "l"),
+            ("client", "unix"),
+            ("state", "half_closed"),
+            ("older", "1m"),
+            ("idle", "250ms"),
+        ];
+        let expected = Query {
+            limit: Some(7),
+            filter: Filter {
+                pool: Some("p".to_owned()),
+                backend: Some("b".to_owned()),
+                listener: Some("l".to_owned()),
+                client: Some(Source::Unix),
+                state: Some(Phase::HalfClosed),
+                older: Some(Duration::from_secs(60)),
+                idle: Some(Duration::from_millis(250)),
+            },
+        };
+        assert_eq!(query(&all), Ok(expected));
+        let empty = all.map(|(name, _)| (name, ""));
+        assert_eq!(query(&empty), Ok(Query::default()));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::guard::Guard;
 use super::{Running, http};
 use crate::config;
 use crate::log::SharedThrottle;
-use crate::net::{Acceptor, Address, Incoming, ListenError, ListenOptions, Liveness, Socket};
+use crate::net::{Address, Incoming, ListenError, ListenOptions, Liveness, Socket, TokioAcceptor};
 
 /// Most connections at once, however many descriptors there are.
 const MOST_CONNECTIONS: u64 = 256;
@@ -59,7 +59,7 @@ impl Bound {
     pub async fn serve(self, running: Arc<Running>) {
         let guard = Guard::new(&running.config.config.admin, self.address());
         let router = TowerToHyperService::new(super::router(running, guard));
-        let acceptor = match Acceptor::new(Arc::new(self.socket)) {
+        let acceptor = match TokioAcceptor::new(Arc::new(self.socket)) {
             Ok(acceptor) => acceptor,
             Err(error) => return tracing::error!(%error, "the admin endpoint cannot serve"),
         };
@@ -69,11 +69,9 @@ impl Bound {
             seats: Rc::default(),
         };
         let failures = SharedThrottle::new(Instant::now());
-        // The only error there can be is that the runtime shuts down.
-        while acceptor.ready().await.is_ok() {
-            match acceptor.accept() {
-                Ok(Some(incoming)) => door.admit(incoming, &router),
-                Ok(None) => {}
+        loop {
+            match acceptor.accept().await {
+                Ok(incoming) => door.admit(incoming, &router),
                 Err(error) => {
                     if let Some(suppressed) = failures.check(Instant::now()) {
                         tracing::warn!(%error, suppressed, "the admin endpoint cannot accept");

@@ -1,7 +1,7 @@
 //! `DELETE /connections`: resets live connections, one by its id or all that a filter takes.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -9,11 +9,12 @@ use axum::extract::{Extension, Path, State};
 use serde::Serialize;
 
 use super::audit::{Change, Peer};
-use super::connections::{Filter, Query};
+use super::connections::Query;
 use super::error::Refusal;
 use super::running::Running;
 use super::{Pairs, read};
-use crate::conn::{Toll, Which};
+use crate::conn::ending::{Toll, Which};
+use crate::conn::listing::Filter;
 use crate::metrics::Ended;
 
 /// The answer.
@@ -34,8 +35,7 @@ pub(super) async fn one(
     let Path(id) = id.map_err(|error| Refusal::bad_request(error.body_text()))?;
     let missing = || Refusal::not_found(format!("no connection {id}"));
     let number: u64 = id.parse().map_err(|_| missing())?;
-    let which: Which = Arc::new(move |connection| connection.id == number);
-    let toll = end(&running, &which, Some(Ended::Killed)).await;
+    let toll = end(&running, &Which::Id(number), Some(Ended::Killed)).await;
     if toll.matched == 0 {
         return Err(missing());
     }
@@ -49,9 +49,7 @@ pub(super) async fn many(
     pairs: Pairs,
 ) -> Result<Json<Killed>, Refusal> {
     let order = Order::parse(read(pairs)?)?;
-    let (now, at) = (Instant::now(), SystemTime::now());
-    let filter = order.filter;
-    let which: Which = Arc::new(move |connection| filter.takes(connection, now, at));
+    let which = Which::Matching(Arc::new(order.filter), Instant::now());
     let ended = (!order.dry_run).then_some(Ended::Killed);
     let toll = end(&running, &which, ended).await;
     if order.dry_run {
@@ -63,7 +61,7 @@ pub(super) async fn many(
 async fn end(running: &Running, which: &Which, ended: Option<Ended>) -> Toll {
     let mut all = Toll::default();
     for core in &running.cores {
-        let toll = core.end(Arc::clone(which), ended).await;
+        let toll = core.end(which, ended).await;
         all.matched += toll.matched;
         all.closed += toll.closed;
     }

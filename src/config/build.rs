@@ -67,7 +67,7 @@ pub(super) fn config(file: &File<'_>) -> Config {
     }
 }
 
-fn runtime(of: &Scope<'_>) -> Runtime {
+pub(super) fn runtime(of: &Scope<'_>) -> Runtime {
     Runtime {
         threads: of.get("threads"),
         max_connections: of.get("max_connections"),
@@ -97,7 +97,7 @@ pub(super) fn log(of: &Scope<'_>) -> Log {
     }
 }
 
-fn listener(name: &str, of: &Scope<'_>) -> Listener {
+pub(super) fn listener(name: &str, of: &Scope<'_>) -> Listener {
     Listener {
         name: name.into(),
         bind: binds(of).into_iter().map(|bind| bind.value).collect(),

@@ -14,7 +14,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::repair::Shift;
-use super::source::{Excerpt, Source};
+use super::source::{Excerpt, Places, Source};
 use crate::terminal;
 
 /// How much of a file's faults is kept. Beyond it nobody reads on, and a file that is nothing
@@ -70,9 +70,9 @@ impl Problem {
         tracing::warn!(place, "{}", self.message);
     }
 
-    /// One of what stands at `span`, without a message yet.
-    pub(super) fn at(source: &Source<'_>, span: Range<usize>) -> Self {
-        let (line, column) = source.places().next(span.start);
+    /// One of what stands at `span`, without a message yet. `cursor` has not passed it.
+    pub(super) fn at(source: &Source<'_>, cursor: &mut Places<'_>, span: Range<usize>) -> Self {
+        let (line, column) = cursor.next(span.start);
         Self {
             line,
             column,

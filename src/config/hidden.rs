@@ -5,6 +5,9 @@ use std::collections::HashSet;
 use super::keys::Kind;
 use super::value::{At, Scope, Value};
 
+/// What stands for a value that is not shown.
+pub(super) const BLANK: &str = "…";
+
 /// The paths of the values that are not shown, such as `pool/web/backends/0/address`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hidden(HashSet<String>);
@@ -12,6 +15,15 @@ pub(super) struct Hidden(HashSet<String>);
 impl Hidden {
     pub(super) fn contains(&self, path: &str) -> bool {
         self.0.contains(path)
+    }
+
+    /// Whether the value at this path, or part of it, is hidden.
+    pub(super) fn contains_within(&self, path: &str) -> bool {
+        let within = |hidden: &String| {
+            let rest = hidden.strip_prefix(path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.0.iter().any(within)
     }
 
     /// Notes what is hidden in a table, with what it inherits.

@@ -31,6 +31,13 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Whether a value of a table, or part of it, is never shown: `hides("pool/web",
+    /// "health.ca")`.
+    pub(super) fn hides(&self, table: &str, key: &str) -> bool {
+        let path = format!("{table}/{}", key.replace('.', "/"));
+        self.hidden.contains_within(&path)
+    }
+
     /// A fault that only this machine could show, at the place of its key.
     pub fn fault(&self, key: KeyPath<'_>, message: impl Into<String>) -> Problem {
         self.places.problem(key, Severity::Fault, message.into())

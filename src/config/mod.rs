@@ -17,10 +17,12 @@
 mod binds;
 mod build;
 mod choices;
+pub mod diff;
 mod document;
 mod effects;
 mod env;
 mod faults;
+mod fields;
 mod hidden;
 mod keys;
 mod load;
@@ -51,10 +53,13 @@ use std::time::Duration;
 use crate::net::Address;
 
 pub use faults::{Faults, Problem, Severity};
+pub use fields::Effect;
 pub use load::{Loaded, NotFound, find, load, load_admin, parse};
 pub use one_backend::{FieldFault, backend};
 pub use places::KeyPath;
 pub use reference::reference;
+#[cfg(test)]
+pub(crate) use tests::properties::loaded as any_loaded;
 pub(crate) use texts::NOT_YET;
 pub(crate) use units::{duration, format_duration};
 

@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
-use super::build::File;
+use super::build::{self, File};
 use super::faults::{Problem, Severity};
-use super::source::Source;
+use super::source::{self, Source};
 use super::value::{At, Value};
 
 /// A key of a configuration that has been read.
@@ -15,6 +15,8 @@ use super::value::{At, Value};
 pub enum KeyPath<'a> {
     /// `runtime.user`.
     User,
+    /// `runtime.threads`.
+    Threads,
     /// `runtime.max_connections`.
     MaxConnections,
     /// `log.access_file`.
@@ -23,6 +25,10 @@ pub enum KeyPath<'a> {
     Backlog(&'a str),
     /// `max_connections` of this listener.
     ListenerMaxConnections(&'a str),
+    /// `max_connections` of the backend of this pool with this index, from 0.
+    BackendMaxConnections(&'a str, usize),
+    /// `relay` of this pool.
+    Relay(&'a str),
     /// `health.ca` of this pool.
     Ca(&'a str),
 }
@@ -31,10 +37,15 @@ impl std::fmt::Display for KeyPath<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::User => f.write_str("runtime.user"),
+            Self::Threads => f.write_str("runtime.threads"),
             Self::MaxConnections => f.write_str("runtime.max_connections"),
             Self::AccessFile => f.write_str("log.access_file"),
             Self::Backlog(name) => write!(f, "listener.{name}.backlog"),
             Self::ListenerMaxConnections(name) => write!(f, "listener.{name}.max_connections"),
+            Self::BackendMaxConnections(pool, index) => {
+                write!(f, "pool.{pool}.backends[{index}].max_connections")
+            }
+            Self::Relay(name) => write!(f, "pool.{name}.relay"),
             Self::Ca(name) => write!(f, "pool.{name}.health.ca"),
         }
     }
@@ -63,8 +74,11 @@ impl Places {
             keys: HashMap::new(),
         };
         let runtime = file.root.sub("runtime");
-        let mut note = |key: KeyPath<'_>, at: Option<&At<Value>>| places.note(key, at, source);
+        let mut note = |key: KeyPath<'_>, at: Option<&At<Value>>| {
+            places.note(key, at, source, &mut source.places());
+        };
         note(KeyPath::User, runtime.own("user"));
+        note(KeyPath::Threads, runtime.own("threads"));
         note(KeyPath::MaxConnections, runtime.own("max_connections"));
         let log = file.root.sub("log");
         note(KeyPath::AccessFile, log.own("access_file"));
@@ -75,16 +89,31 @@ impl Places {
             note(key, scope.own("max_connections"));
         }
         for pool in &file.pools {
+            note(KeyPath::Relay(pool.name), pool.scope.written("relay"));
             let health = pool.scope.sub("health");
             note(KeyPath::Ca(pool.name), health.written("ca"));
+        }
+        for pool in &file.pools {
+            // Ten thousand of them may stand on one line, in this order.
+            let mut cursor = source.places();
+            for (index, (backend, _)) in build::backends(&pool.scope).enumerate() {
+                let key = KeyPath::BackendMaxConnections(pool.name, index);
+                places.note(key, backend.own("max_connections"), source, &mut cursor);
+            }
         }
         places
     }
 
-    fn note(&mut self, key: KeyPath<'_>, at: Option<&At<Value>>, source: &Source<'_>) {
+    fn note(
+        &mut self,
+        key: KeyPath<'_>,
+        at: Option<&At<Value>>,
+        source: &Source<'_>,
+        cursor: &mut source::Places<'_>,
+    ) {
         let Some(at) = at else { return };
         let place = Place {
-            blank: Problem::at(source, at.span.clone()),
+            blank: Problem::at(source, cursor, at.span.clone()),
             written: at.written.clone(),
         };
         self.keys.insert(key.to_string(), place);

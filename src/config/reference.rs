@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::fields::{Effect, effect};
 use super::keys::{Key, Kind, Table, duration_bounds};
 use super::tables::all_tables;
 
@@ -11,9 +12,9 @@ pub fn reference() -> String {
     let mut out = String::new();
     for table in all_tables() {
         write!(out, "### `[{}]`\n\n{}\n\n", table.header, table.doc).expect("a String takes all");
-        out += "| key | takes | default | meaning |\n| --- | --- | --- | --- |\n";
+        out += "| key | takes | default | on reload | meaning |\n| --- | --- | --- | --- | --- |\n";
         for key in table.keys.iter().filter(|key| is_row(key)) {
-            out += &row(key);
+            out += &row(table, key);
         }
         out += &not_yet(table);
         out += "\n";
@@ -31,16 +32,17 @@ fn is_row(key: &Key) -> bool {
     }
 }
 
-fn row(key: &Key) -> String {
+fn row(table: &Table, key: &Key) -> String {
     let default = match key.default {
         "" => "required".to_owned(),
         "{}" => "none".to_owned(),
         default => format!("`{default}`"),
     };
     format!(
-        "| `{}` | {} | {default} | {} |\n",
+        "| `{}` | {} | {default} | {} | {} |\n",
         key.name,
         takes(&key.kind),
+        effect(table.header, key.name).map_or("as each key", Effect::as_str),
         key.doc
     )
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use toml::Value;
 
 use super::choices::Choice;
-use super::hidden::Hidden;
+use super::hidden::{BLANK, Hidden};
 use super::tables::POOL;
 use super::texts::is_name;
 use super::units::{format_bytes, format_duration, format_statuses};
@@ -23,9 +23,6 @@ use super::{
     Log, Pool, Runtime, build, env,
 };
 use crate::net::Address;
-
-/// What stands for a value that is not shown.
-const BLANK: &str = "…";
 
 impl Loaded {
     /// The effective configuration as TOML, for people and for `GET /config`.

@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::core::{Entry, Phase};
+use super::core::Phase;
 use super::fault;
 use super::record::Record;
-use super::timers::{Timer, Timers};
 use crate::config;
 use crate::metrics::Ended;
 use crate::net::{Address, DialError, Liveness, Stream, dial};
 use crate::pool::pause::Wait;
 use crate::pool::{Attempt, Client, Held, Lease, NotHeld, Pool, Ticket};
+use crate::runtime::timers::{Timer, Timers};
 
 /// A connection with its backend.
 pub(super) struct Connected {
@@ -32,7 +32,6 @@ pub(super) struct Connected {
 /// A connection on the way to its backend.
 pub(super) struct Connector<'a> {
     client: &'a Stream,
-    entry: &'a Entry,
     record: &'a mut Record,
     timers: &'a Rc<Timers>,
     whom: Client,
@@ -45,15 +44,9 @@ pub(super) struct Connector<'a> {
 }
 
 impl<'a> Connector<'a> {
-    pub(super) fn new(
-        client: &'a Stream,
-        entry: &'a Entry,
-        record: &'a mut Record,
-        timers: &'a Rc<Timers>,
-    ) -> Self {
+    pub(super) fn new(client: &'a Stream, record: &'a mut Record, timers: &'a Rc<Timers>) -> Self {
         Self {
             client,
-            entry,
             whom: Client::at(record.client()),
             record,
             timers,
@@ -153,7 +146,7 @@ impl<'a> Connector<'a> {
         self.record.attempts += 1;
         self.record.pick = Some(lease.pick());
         self.record.set_backend(lease.backend());
-        self.entry.set_phase(Phase::Connecting);
+        self.record.entry_ref().set_phase(Phase::Connecting);
         fault::point("connect", self.record.listener());
         let started = Instant::now();
         let liveness = super::liveness(settings);
@@ -190,7 +183,7 @@ impl<'a> Connector<'a> {
             return;
         };
         tracing::debug!(
-            id = self.entry.id(),
+            id = self.record.entry_ref().id(),
             pool = &*pool.name,
             backend = &*lease.backend().name,
             address = %lease.backend().address,
@@ -209,7 +202,7 @@ impl<'a> Connector<'a> {
                 NotHeld::Off => self.failure.unwrap_or(Ended::NoBackend),
             })?;
         self.ticket = Some(held.ticket());
-        self.entry.set_phase(Phase::Held);
+        self.record.entry_ref().set_phase(Phase::Held);
         self.record.begin_hold();
         let wait = Wait {
             before: self.waited,
@@ -232,7 +225,7 @@ impl<'a> Connector<'a> {
         }
         loop {
             let deadline = pool.pause_state().deadline(wait, most, Instant::now());
-            let in_time = tokio::time::timeout_at(deadline.into(), granted.as_mut()).await;
+            let in_time = self.timers.timeout_at(deadline, granted.as_mut()).await;
             if let Ok(granted) = in_time {
                 return granted;
             }

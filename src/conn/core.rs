@@ -1,22 +1,24 @@
 //! What a data core owns: its copy buffer, its pipes, and the table of its connections.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+use super::ending::Order;
+use super::listing::Ask;
 use super::relay::Pipes;
-use super::timers::Timers;
 use crate::log;
 use crate::metrics::{Ended, Process};
 use crate::net::Address;
+use crate::runtime::timers::Timers;
 
 /// Bytes of the copy buffer: one for each core, so that an idle connection owns none. It is
 /// also the most that isobar keeps of one direction, see `slow reader` in the documentation.
@@ -27,38 +29,12 @@ const BUFFER: usize = 64 << 10;
 pub enum Command {
     /// To serve a connection that another core accepted.
     Serve(super::Arrival),
-    /// To list its connections.
-    Connections(oneshot::Sender<Vec<ConnectionView>>),
-    /// To end some of its connections at once.
+    /// To list its connections, or a part of them.
+    Connections(Ask),
+    /// To end some of its connections at once, or a part of them.
     End(Order),
     /// To end every connection at once, those still to come included.
     EndAll(Ended),
-}
-
-/// Which connections are meant.
-pub type Which = Arc<dyn Fn(&ConnectionView) -> bool + Send + Sync>;
-
-/// An order to end connections.
-pub struct Order {
-    which: Which,
-    /// As which they end; `None`: they are counted, and go on.
-    ended: Option<Ended>,
-    reply: oneshot::Sender<Toll>,
-}
-
-impl std::fmt::Debug for Order {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Order").field(&self.ended).finish()
-    }
-}
-
-/// What came of an order to end connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Toll {
-    /// Connections that were meant.
-    pub matched: usize,
-    /// Of those, how many were ended by the order.
-    pub closed: usize,
 }
 
 /// Where a core is told.
@@ -80,24 +56,6 @@ impl CoreHandle {
     pub fn tell(&self, command: Command) {
         let _ = self.commands.send(command);
     }
-
-    /// Ends the connections of the core that are meant; with no `ended` counts them.
-    pub async fn end(&self, which: Which, ended: Option<Ended>) -> Toll {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Command::End(Order {
-            which,
-            ended,
-            reply,
-        }));
-        answer.await.unwrap_or_default()
-    }
-
-    /// The core's connections, oldest first; none if it is gone.
-    pub async fn connections(&self) -> Vec<ConnectionView> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Command::Connections(reply));
-        answer.await.unwrap_or_default()
-    }
 }
 
 /// A data core: what its connections share. Never leaves its thread.
@@ -117,12 +75,15 @@ pub struct Core {
 
 impl Core {
     /// Core `index` of the process, with at most `pipes` pipes.
+    ///
+    /// # Panics
+    /// If this thread runs no [`runtime`](crate::runtime).
     pub fn new(index: usize, pipes: usize, log: log::Handle, process: Arc<Process>) -> Rc<Self> {
         Rc::new(Self {
             index,
             buffer: RefCell::new(vec![0; BUFFER].into()),
             pipes: Pipes::new(pipes, Arc::clone(&process), index),
-            timers: Rc::default(),
+            timers: crate::runtime::timers(),
             entries: RefCell::default(),
             accepted: Cell::new(0),
             ending: Cell::new(None),
@@ -146,7 +107,7 @@ impl Core {
         &self.process
     }
 
-    /// The deadlines of its connections; the core must run them.
+    /// The deadlines of its connections.
     pub fn timers(&self) -> &Rc<Timers> {
         &self.timers
     }
@@ -166,7 +127,7 @@ impl Core {
         // Unique in the process: cores count in steps of their number.
         let cores = self.process.cores() as u64;
         let id = sequence * cores + self.index as u64 + 1;
-        let entry = Rc::new(Entry { id, ..entry });
+        let entry = Rc::new(entry.numbered(id));
         if let Some(ended) = self.ending.get() {
             entry.end(ended);
         }
@@ -177,24 +138,14 @@ impl Core {
         }
     }
 
-    /// Every connection of this core, oldest first.
-    pub fn connections(&self) -> Vec<ConnectionView> {
-        let entries = self.entries.borrow();
-        entries.values().map(|entry| entry.view()).collect()
+    /// Answers what was asked of its connections.
+    pub fn list(&self, ask: Ask) {
+        ask.answer(&self.entries.borrow());
     }
 
-    /// Obeys an order to end connections.
+    /// Ends some of its connections.
     pub fn end(&self, order: Order) {
-        let entries: Vec<_> = self.entries.borrow().values().cloned().collect();
-        let mut toll = Toll::default();
-        for entry in entries.iter().filter(|entry| (order.which)(&entry.view())) {
-            toll.matched += 1;
-            if let Some(ended) = order.ended {
-                toll.closed += usize::from(entry.end(ended));
-            }
-        }
-        // Whoever asked may have gone away meanwhile.
-        let _ = order.reply.send(toll);
+        order.obey(&self.entries.borrow());
     }
 
     /// Ends every connection of this core at once, and for good: those that are on their way
@@ -212,6 +163,12 @@ impl Core {
 pub(super) struct Entered {
     core: Rc<Core>,
     pub(super) entry: Rc<Entry>,
+}
+
+impl Entered {
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
 }
 
 impl Drop for Entered {
@@ -244,7 +201,7 @@ pub struct Entry {
     id: u64,
     listener: Arc<str>,
     client: Address,
-    accepted_at: SystemTime,
+    accepted: Instant,
     phase: Cell<Phase>,
     place: RefCell<Place>,
     bytes_in: Cell<u64>,
@@ -256,9 +213,9 @@ pub struct Entry {
 
 /// Where a connection is.
 #[derive(Clone, Debug, Default)]
-struct Place {
-    pool: Option<Arc<str>>,
-    backend: Option<Arc<str>>,
+pub(super) struct Place {
+    pub(super) pool: Option<Arc<str>>,
+    pub(super) backend: Option<Arc<str>>,
 }
 
 /// A live connection as the admin endpoint shows it.
@@ -275,8 +232,8 @@ pub struct ConnectionView {
     /// The backend's name, once picked.
     pub backend: Option<Arc<str>>,
     /// When it was accepted.
-    pub accepted_at: SystemTime,
-    /// When the last byte moved, or it was accepted.
+    pub accepted: Instant,
+    /// When the last byte or FIN moved, a backend was connected, or it was accepted.
     pub moved_at: Instant,
     /// Bytes that the backend accepted.
     pub bytes_in: u64,
@@ -287,12 +244,12 @@ pub struct ConnectionView {
 }
 
 impl Entry {
-    pub(super) fn new(listener: Arc<str>, client: Address, at: SystemTime, now: Instant) -> Self {
+    pub(super) fn new(listener: Arc<str>, client: Address, now: Instant) -> Self {
         Self {
             id: 0,
             listener,
             client,
-            accepted_at: at,
+            accepted: now,
             phase: Cell::new(Phase::Preread),
             place: RefCell::default(),
             bytes_in: Cell::new(0),
@@ -303,8 +260,38 @@ impl Entry {
         }
     }
 
+    /// The same with this id.
+    pub(super) fn numbered(self, id: u64) -> Self {
+        Self { id, ..self }
+    }
+
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(super) fn listener(&self) -> &Arc<str> {
+        &self.listener
+    }
+
+    pub(super) fn client(&self) -> &Address {
+        &self.client
+    }
+
+    pub(super) fn accepted(&self) -> Instant {
+        self.accepted
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(super) fn place(&self) -> Ref<'_, Place> {
+        self.place.borrow()
+    }
+
+    /// When the last byte moved.
+    pub(super) fn last_moved(&self) -> Instant {
+        self.moved_at.get()
     }
 
     /// Who is held has no backend, whatever it tried before.
@@ -345,7 +332,7 @@ impl Entry {
 
     /// Ends the connection at once; the first reason given stands, and whether this was it is
     /// told.
-    fn end(&self, ended: Ended) -> bool {
+    pub(super) fn end(&self, ended: Ended) -> bool {
         let first = self.ending.get().is_none();
         if first {
             self.ending.set(Some(ended));
@@ -378,7 +365,7 @@ impl Entry {
         .await
     }
 
-    fn view(&self) -> ConnectionView {
+    pub(super) fn view(&self) -> ConnectionView {
         let place = self.place.borrow().clone();
         ConnectionView {
             id: self.id,
@@ -386,7 +373,7 @@ impl Entry {
             client: self.client.clone(),
             pool: place.pool,
             backend: place.backend,
-            accepted_at: self.accepted_at,
+            accepted: self.accepted,
             moved_at: self.moved_at.get(),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),

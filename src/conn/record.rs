@@ -26,11 +26,8 @@ pub enum Outcome {
 
 /// What is known of one connection.
 pub(super) struct Record {
-    core: Rc<Core>,
     origin: Arc<Origin>,
     entered: Entered,
-    client: Address,
-    accepted: Instant,
     accepted_at: SystemTime,
     pool: Option<Arc<Pool>>,
     backend: Option<Arc<Backend>>,
@@ -49,15 +46,11 @@ impl Record {
         let entry = Entry::new(
             Arc::clone(&arrival.origin.name),
             arrival.incoming.peer.clone(),
-            arrival.accepted_at,
             arrival.accepted,
         );
         Self {
-            core: Rc::clone(core),
             origin: Arc::clone(&arrival.origin),
             entered: core.enter(entry),
-            client: arrival.incoming.peer.clone(),
-            accepted: arrival.accepted,
             accepted_at: arrival.accepted_at,
             pool: None,
             backend: None,
@@ -76,13 +69,23 @@ impl Record {
         Rc::clone(&self.entered.entry)
     }
 
+    /// The same, for as long as the record lives.
+    pub(super) fn entry_ref(&self) -> &Entry {
+        &self.entered.entry
+    }
+
     /// The listener's name.
     pub(super) fn listener(&self) -> &str {
         &self.origin.name
     }
 
+    /// The listener.
+    pub(super) fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
     pub(super) fn client(&self) -> &Address {
-        &self.client
+        self.entered.entry.client()
     }
 
     /// It belongs to `pool` from now on.
@@ -146,21 +149,22 @@ impl Record {
     fn write(&self, outcome: Outcome, duration: Duration) {
         let ended = match outcome {
             Outcome::Rejected(why) => {
-                let log = self.core.log();
-                return log.rejected(&self.origin.rejections, &self.client, why, Instant::now());
+                let log = self.entered.core().log();
+                return log.rejected(&self.origin.rejections, self.client(), why, Instant::now());
             }
             Outcome::Ended(ended) => ended,
         };
-        if !self.core.log().access_enabled() {
+        let log = self.entered.core().log();
+        if !log.access_enabled() {
             return;
         }
         let (bytes_in, bytes_out) = self.entered.entry.bytes();
-        self.core.log().access(Access {
+        log.access(Access {
             id: self.entered.entry.id(),
             accepted_at: self.accepted_at,
             listener: Arc::clone(&self.origin.name),
             route: None,
-            client: self.client.clone(),
+            client: self.client().clone(),
             pool: self.pool.as_ref().map(|pool| Arc::clone(&pool.name)),
             backend: self
                 .backend
@@ -188,7 +192,7 @@ impl Drop for Record {
                 true => Ended::Internal,
                 false => Ended::Killed,
             }));
-        let duration = self.accepted.elapsed();
+        let duration = self.entry_ref().accepted().elapsed();
         self.count(outcome, duration);
         self.write(outcome, duration);
     }

@@ -1,7 +1,7 @@
 //! The accept loop: one for each address on each core, all on the same socket.
 //!
-//! Whichever core is awake takes a connection, and keeps it unless it has clearly more than
-//! another: then it hands it over. So short connections stay where they were accepted, and a
+//! The kernel wakes one core for a connection, which takes it, and keeps it unless it has
+//! clearly more than another: then it hands it over. So short connections stay where they were accepted, and a
 //! few long-lived ones are spread evenly all the same.
 //!
 //! The loop never ends on an error and never spins on one. Errors of one connection (it was
@@ -10,6 +10,7 @@
 //! pauses, which lets the tasks run that will give descriptors back.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -23,9 +24,8 @@ use crate::conn::{Arrival, Permit, Slots};
 use crate::log::SharedThrottle;
 use crate::metrics::{Process, Seat};
 use crate::net::{Acceptor, Incoming};
+use crate::runtime;
 
-/// Accepted in a row before other tasks of the core have their turn.
-const BURST: usize = 16;
 /// How long to wait for the machine to recover.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A core may have so many connections more than the least loaded one, and an eighth, before
@@ -112,34 +112,42 @@ pub(crate) struct AcceptLoop<F> {
 
 impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut burst = 0;
+        let mut stopped = pin!(stop.cancelled());
         loop {
-            let step = tokio::select! {
+            tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
-                step = self.step() => step,
-            };
-            burst = if step == Step::Accepted { burst + 1 } else { 0 };
-            if burst >= BURST {
-                burst = 0;
-                tokio::task::yield_now().await;
+                () = &mut stopped => break,
+                () = self.step() => {}
             }
         }
         self.empty_queue();
     }
 
-    async fn step(&self) -> Step {
-        if self.acceptor.ready().await.is_err() {
-            // The runtime is shutting down.
-            std::future::pending::<()>().await;
+    /// Takes one connection. Then the sockets are looked at before the next one is taken, so a
+    /// flood of clients holds up none that is connected.
+    async fn step(&self) {
+        if let Err(error) = self.acceptor.ready().await {
+            return self.failed(&error).await;
         }
-        let permit = self.permit().await;
+        let permit = match self.try_permit() {
+            Some(permit) => permit,
+            None => {
+                self.acceptor.pause();
+                self.permit().await
+            }
+        };
         match self.acceptor.accept() {
             Ok(Some(incoming)) => self.hand_over(incoming, Slots::Taken(permit)),
-            Ok(None) => return Step::Empty,
-            Err(error) => return self.failed(&error).await,
+            Ok(None) => {}
+            Err(error) => self.failed(&error).await,
         }
-        Step::Accepted
+    }
+
+    /// A slot of the process and one of the listener, at once or not at all.
+    fn try_permit(&self) -> Option<Permit> {
+        let process = self.admission.gate.try_enter()?;
+        let own = self.listener.gate.try_enter()?;
+        Some(Permit::new(process.into_permit(), own.into_permit()))
     }
 
     async fn permit(&self) -> Permit {
@@ -199,10 +207,10 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
         (self.deliver)(core, arrival);
     }
 
-    async fn failed(&self, error: &io::Error) -> Step {
+    async fn failed(&self, error: &io::Error) {
         self.listener.errors.count(error);
         if is_of_the_connection(error) {
-            return Step::Accepted;
+            return;
         }
         if let Some(suppressed) = self.admission.exhausted.check(Instant::now()) {
             tracing::warn!(
@@ -213,8 +221,8 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
             );
         }
         let _pausing = Pausing::new(&self.listener.errors.pausing);
-        tokio::time::sleep(PAUSE).await;
-        Step::Empty
+        self.acceptor.pause();
+        runtime::timers().sleep(PAUSE).await;
     }
 
     /// Takes who is in the queue already, since closing the socket would reset them. Those for
@@ -230,12 +238,8 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
     }
 
     fn slots(&self) -> Slots {
-        let (own, process) = (
-            self.listener.gate.try_enter(),
-            self.admission.gate.try_enter(),
-        );
-        if let (Some(own), Some(process)) = (own, process) {
-            return Slots::Taken(Permit::new(process.into_permit(), own.into_permit()));
+        if let Some(permit) = self.try_permit() {
+            return Slots::Taken(permit);
         }
         let (listener, admission) = (Arc::clone(&self.listener), Arc::clone(&self.admission));
         Slots::Wanted(Box::pin(async move {
@@ -244,14 +248,6 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
             Permit::new(process.into_permit(), own.into_permit())
         }))
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// Took one out of the queue.
-    Accepted,
-    /// There is nothing to take.
-    Empty,
 }
 
 /// Whether the error is of the connection that would have been next, see accept(2): it is out

@@ -296,4 +296,21 @@ mod tests {
         assert_eq!(buckets.counts[11], 1);
         assert!((buckets.sum - 7003.0003).abs() < 1e-6);
     }
+
+    /// The window moves on, or somebody reads percentiles.
+    #[test]
+    fn recording_waits_for_no_reader() {
+        let histogram = std::sync::Arc::new(Histogram::new(1));
+        let reading = histogram.past.lock().expect("nobody panicked");
+        let (done, recorded) = std::sync::mpsc::channel();
+        let recorder = std::sync::Arc::clone(&histogram);
+        std::thread::spawn(move || {
+            recorder.record(Duration::from_millis(1));
+            done.send(()).expect("somebody waits");
+        });
+        let recorded = recorded.recv_timeout(Duration::from_secs(20));
+        drop(reading);
+        recorded.expect("it was recorded");
+        assert_eq!(histogram.count(), 1);
+    }
 }

@@ -166,8 +166,13 @@ mod tests {
 
     /// Nobody listens on the port, and the socket is bound to it, as the kernel would choose
     /// now and then: the connect succeeds, to itself.
-    #[tokio::test]
-    async fn a_socket_that_met_itself_is_refused() {
+    #[test]
+    fn a_socket_that_met_itself_is_refused() {
+        let runtime = crate::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(meet_oneself());
+    }
+
+    async fn meet_oneself() {
         let socket = open(AddressFamily::INET).expect("a socket");
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         rustix::net::bind(&socket, &any).expect("a port");

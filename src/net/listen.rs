@@ -1,16 +1,18 @@
 //! Listening sockets: bound once, shared by all cores.
 //!
-//! There is one socket for each address, registered with every core's epoll. `SO_REUSEPORT`
+//! There is one socket for each address, watched by every core. `SO_REUSEPORT`
 //! is not used: it would let a second process bind the same address unnoticed, spread by hash
 //! instead of load, and lose what is queued when one of its sockets closes.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -23,6 +25,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::stream::{Kind, Liveness};
 use super::{Address, canonical, sys, unix_address};
+use crate::runtime::{Ready, Source};
 
 /// How a listening socket is set up.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +49,6 @@ pub struct Socket {
     address: Address,
 }
 
-/// A listening socket as one core sees it.
-#[derive(Debug)]
-pub struct Acceptor {
-    io: AsyncFd<Arc<Socket>>,
-}
-
 /// What accept(2) gave.
 #[derive(Debug)]
 pub struct Incoming {
@@ -63,8 +60,82 @@ pub struct Incoming {
     pub peer: Address,
 }
 
+/// A listening socket as a data core sees it.
+#[derive(Debug)]
+pub struct Acceptor {
+    socket: Arc<Socket>,
+    /// `None` while nobody is to be told of clients.
+    source: RefCell<Option<Source>>,
+}
+
 impl Acceptor {
-    /// Registers the socket with this thread's runtime.
+    /// Watches the socket, by this thread's runtime.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) gives.
+    pub fn new(socket: Arc<Socket>) -> io::Result<Self> {
+        let source = Source::listening(&socket.socket)?;
+        Ok(Self {
+            socket,
+            source: RefCell::new(Some(source)),
+        })
+    }
+
+    /// Waits until somebody may be in the accept queue; watches it again after a
+    /// [`pause`](Self::pause).
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) gives.
+    pub async fn ready(&self) -> io::Result<()> {
+        if self.source.borrow().is_none() {
+            let source = Source::listening(&self.socket.socket)?;
+            self.source.replace(Some(source));
+        }
+        poll_fn(|cx| match &*self.source.borrow() {
+            Some(source) => source.poll_ready(cx, Ready::READABLE).map(drop),
+            None => Poll::Ready(()),
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Takes one connection out of the accept queue; `None`: it is empty. Whether there is
+    /// another the kernel says without being asked.
+    ///
+    /// # Errors
+    /// What accept(2) gives; the queue may hold more all the same.
+    pub fn accept(&self) -> io::Result<Option<Incoming>> {
+        if let Some(source) = &*self.source.borrow() {
+            source.dry();
+        }
+        self.socket.accept()
+    }
+
+    /// Leaves clients in the queue, for other cores or for later: the kernel would say again and
+    /// again that they are there.
+    pub fn pause(&self) {
+        if let Some(source) = self.source.take() {
+            // It fails for what is not watched, and this is.
+            let _ = source.leave(&self.socket.socket);
+        }
+    }
+}
+
+impl Drop for Acceptor {
+    /// The socket stays open where others have it too, and must not be watched in vain.
+    fn drop(&mut self) {
+        self.pause();
+    }
+}
+
+/// A listening socket as tokio's runtime sees it.
+#[derive(Debug)]
+pub struct TokioAcceptor {
+    io: AsyncFd<Arc<Socket>>,
+}
+
+impl TokioAcceptor {
+    /// Registers the socket with this thread's tokio runtime.
     ///
     /// # Errors
     /// What epoll_ctl(2) gives.
@@ -74,50 +145,17 @@ impl Acceptor {
         })
     }
 
-    /// Waits until somebody may be in the accept queue.
-    ///
-    /// # Errors
-    /// Only when the runtime shuts down.
-    pub async fn ready(&self) -> io::Result<()> {
-        self.io.readable().await?.retain_ready();
-        Ok(())
-    }
-
-    /// Takes one connection out of the accept queue; `None`: it is empty.
+    /// Waits for the next connection.
     ///
     /// # Errors
     /// What accept(2) gives; the queue may hold more all the same.
-    pub fn accept(&self) -> io::Result<Option<Incoming>> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        match acceptfrom_with(&self.io.get_ref().socket, flags) {
-            Ok((socket, peer)) => Ok(Some(self.incoming(socket, peer))),
-            Err(Errno::AGAIN) => {
-                self.clear_ready();
-                Ok(None)
+    pub async fn accept(&self) -> io::Result<Incoming> {
+        loop {
+            let mut ready = self.io.readable().await?;
+            match self.io.get_ref().accept()? {
+                Some(incoming) => return Ok(incoming),
+                None => ready.clear_ready(),
             }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn incoming(&self, socket: OwnedFd, peer: Option<SocketAddrAny>) -> Incoming {
-        match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
-            Some(ip) => Incoming {
-                socket,
-                kind: Kind::Tcp,
-                peer: Address::Ip(canonical(ip)),
-            },
-            None => Incoming {
-                socket,
-                kind: Kind::Unix,
-                peer: self.io.get_ref().address.clone(),
-            },
-        }
-    }
-
-    fn clear_ready(&self) {
-        let mut cx = Context::from_waker(Waker::noop());
-        if let Poll::Ready(Ok(mut guard)) = self.io.poll_read_ready(&mut cx) {
-            guard.clear_ready();
         }
     }
 }
@@ -174,6 +212,34 @@ impl Socket {
     /// The socket itself.
     pub fn socket(&self) -> &OwnedFd {
         &self.socket
+    }
+
+    /// Takes one connection out of the accept queue; `None`: it is empty.
+    ///
+    /// # Errors
+    /// What accept(2) gives; the queue may hold more all the same.
+    pub fn accept(&self) -> io::Result<Option<Incoming>> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match acceptfrom_with(&self.socket, flags) {
+            Ok((socket, peer)) => Ok(Some(self.incoming(socket, peer))),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn incoming(&self, socket: OwnedFd, peer: Option<SocketAddrAny>) -> Incoming {
+        match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
+            Some(ip) => Incoming {
+                socket,
+                kind: Kind::Tcp,
+                peer: Address::Ip(canonical(ip)),
+            },
+            None => Incoming {
+                socket,
+                kind: Kind::Unix,
+                peer: self.address.clone(),
+            },
+        }
     }
 }
 

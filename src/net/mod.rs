@@ -13,7 +13,7 @@ use rustix::net::SocketAddrUnix;
 
 pub use addr::{Address, AddressError, canonical};
 pub use dial::{DialError, dial};
-pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket};
+pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket, TokioAcceptor};
 pub use stream::{Kind, Liveness, Stream};
 
 /// The kernel's form of a Unix socket path; `@name` is the abstract namespace.

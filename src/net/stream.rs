@@ -1,12 +1,14 @@
 //! A connected stream socket, TCP or Unix, on the core that serves it.
 //!
 //! Two rules of the kernel shape this file. *Edge-triggered readiness*: it may be cleared only
-//! on what proves the socket dry, a call that would block or a read that came back short; a
-//! FIN that is already queued stays visible because the runtime never clears "closed".
+//! on what proves the socket dry, a call that would block or a read that came back short; after
+//! a short read a FIN that the kernel has told of stays visible.
 //! *Endings*: closing a socket sends FIN, and what a peer or isobar cuts short must never
 //! look complete, so a [`Stream`] that is merely dropped (a time-out, a kill, a panic) resets;
-//! only [`Stream::close`] closes.
+//! only what was said to be [`complete`](Stream::complete) closes.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
@@ -15,10 +17,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use rustix::pipe::SpliceFlags;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::sys;
+use crate::runtime::{Ready, Source};
 
 /// What kind of socket a [`Stream`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,24 +87,29 @@ impl Liveness {
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of Linux.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
-/// A connected, non-blocking socket, registered with this thread's runtime.
+/// A connected, non-blocking socket, watched by this thread's runtime.
 #[derive(Debug)]
 pub struct Stream {
-    io: AsyncFd<OwnedFd>,
+    source: Source,
+    socket: OwnedFd,
     kind: Kind,
-    closing: bool,
+    complete: Cell<bool>,
 }
 
 impl Stream {
-    /// Registers a connected (or connecting) non-blocking socket.
+    /// Watches a connected (or connecting) non-blocking socket.
     ///
     /// # Errors
     /// What epoll_ctl(2) gives: no memory, or the limit of watches reached.
+    ///
+    /// # Panics
+    /// If this thread runs no [`runtime`](crate::runtime).
     pub fn new(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
         Ok(Self {
-            io: sys::register(socket)?,
+            source: Source::new(&socket)?,
+            socket,
             kind,
-            closing: false,
+            complete: Cell::new(false),
         })
     }
 
@@ -112,8 +118,12 @@ impl Stream {
     /// # Errors
     /// What the connect failed with.
     pub(super) async fn connected(&self) -> io::Result<()> {
-        self.io.writable().await?.retain_ready();
-        Ok(sockopt::socket_error(self.socket()).and_then(|outcome| outcome)?)
+        let ready = poll_fn(|cx| self.source.poll_ready(cx, Ready::WRITE)).await;
+        if !ready.any(Ready::WRITE_CLOSED) {
+            // Room to write and nothing broken: no need to ask for an error.
+            return Ok(());
+        }
+        Ok(sockopt::socket_error(&self.socket).and_then(|outcome| outcome)?)
     }
 
     /// What kind of socket it is.
@@ -123,16 +133,14 @@ impl Stream {
 
     /// The socket itself.
     pub fn socket(&self) -> &OwnedFd {
-        self.io.get_ref()
+        &self.socket
     }
 
-    /// Ends it in order: what was sent is delivered, then comes FIN, if none was sent yet.
-    pub fn close(mut self) {
-        self.closing = true;
+    /// From now on dropping it ends it in order: what was sent is delivered, then comes FIN, if
+    /// none was sent yet.
+    pub fn complete(&self) {
+        self.complete.set(true);
     }
-
-    /// Ends it at once with a reset, as dropping it does.
-    pub fn reset(self) {}
 
     /// Reads what is there, without looking at readiness first.
     ///
@@ -150,24 +158,20 @@ impl Stream {
     #[inline]
     pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.io.poll_read_ready(cx))?;
+            let ready = ready!(self.source.poll_ready(cx, Ready::READ));
             match self.try_recv(buffer) {
                 Ok(n) => {
-                    if n > 0 && n < buffer.len() && !self.has_urgent() {
-                        guard.clear_ready();
+                    // A read stops at the mark of urgent data, see tcp(7): where the peer ever
+                    // sent any, a short read does not prove the socket dry.
+                    if n > 0 && n < buffer.len() && !ready.any(Ready::URGENT) {
+                        self.source.drained();
                     }
                     return Poll::Ready(Ok(n));
                 }
-                Err(error) if would_block(&error) => guard.clear_ready(),
+                Err(error) if would_block(&error) => self.source.dry(),
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-    }
-
-    /// Whether the peer ever sent urgent data: a read stops at its mark, see tcp(7), so that
-    /// from then on a short read does not prove the socket dry. Costs a look at a word.
-    fn has_urgent(&self) -> bool {
-        self.io.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
     /// Sends some of `bytes`; asks for readiness only when the socket is full.
@@ -182,12 +186,8 @@ impl Stream {
     }
 
     /// Completes when there may be something to read.
-    ///
-    /// # Errors
-    /// Only when the runtime shuts down.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.io.poll_read_ready(cx))?.retain_ready();
-        Poll::Ready(Ok(()))
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_ready(cx, Ready::READ).map(drop)
     }
 
     /// Moves up to `most` bytes from the socket into the pipe; 0: it moved nothing.
@@ -233,7 +233,8 @@ impl Stream {
         loop {
             match send(self.socket()) {
                 Err(error) if would_block(&error) => {
-                    ready!(self.io.poll_write_ready(cx))?.clear_ready();
+                    self.source.full();
+                    ready!(self.source.poll_ready(cx, Ready::WRITE));
                 }
                 done => return Poll::Ready(done),
             }
@@ -246,19 +247,13 @@ impl Stream {
     /// The error itself stays with the socket. Spurious wake-ups are cheap; what is queued to
     /// be read is not touched.
     pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match self.io.poll_write_ready(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                // Whatever breaks a connection closes its sending side: no need to ask the
-                // kernel about a socket that merely has room.
-                Poll::Ready(Ok(mut guard)) if !guard.ready().is_write_closed() => {
-                    guard.clear_ready();
-                }
-                Poll::Ready(Ok(_)) if self.is_broken() => return Poll::Ready(()),
-                // Shut down both ways in order: nothing can break any more.
-                Poll::Ready(Ok(_)) => return Poll::Pending,
-            }
+        // Whatever breaks a connection closes its sending side: no need to ask the kernel about
+        // a socket that merely has room.
+        ready!(self.source.poll_ready(cx, Ready::WRITE_CLOSED));
+        match self.is_broken() {
+            true => Poll::Ready(()),
+            // Shut down both ways in order: nothing can break any more.
+            false => Poll::Pending,
         }
     }
 
@@ -286,15 +281,12 @@ impl Stream {
     /// Completes when the peer is seen to have left before it sent anything: a FIN with no
     /// byte before it, or a reset. A FIN behind bytes is not leaving.
     pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Poll::Ready(guard) = self.io.poll_read_ready(cx) {
-            let Ok(mut guard) = guard else {
-                return Poll::Ready(());
-            };
+        while self.poll_readable(cx).is_ready() {
             let mut byte = [0_u8; 1];
-            match rustix::net::recv(self.socket(), &mut byte, RecvFlags::PEEK) {
+            match rustix::net::recv(&self.socket, &mut byte, RecvFlags::PEEK) {
                 Ok((_, 0)) => return Poll::Ready(()),
                 Ok(_) => break,
-                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+                Err(rustix::io::Errno::AGAIN) => self.source.dry(),
                 Err(_) => return Poll::Ready(()),
             }
         }
@@ -319,7 +311,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.closing && self.kind == Kind::Tcp {
+        if !self.complete.get() && self.kind == Kind::Tcp {
             // SO_LINGER of 0 s makes close(2) send RST and forget what was not sent yet.
             let _ = sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO));
         }

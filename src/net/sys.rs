@@ -4,7 +4,7 @@
     reason = "this is the one file that may, see the module doc"
 )]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::io;
@@ -14,18 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::listen::Socket;
 
-/// Registers a socket for reading, writing and urgent data with this thread's runtime.
-///
-/// # Errors
-/// What epoll_ctl(2) gives.
-pub(super) fn register(socket: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-    // SAFETY: an OwnedFd is open and gives the same number for as long as it lives, and the
-    // AsyncFd owns it.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
-}
-
-/// Registers a listening socket, which several threads share, for reading.
+/// Registers a listening socket with this thread's tokio runtime, for reading.
 ///
 /// # Errors
 /// What epoll_ctl(2) gives.

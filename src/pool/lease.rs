@@ -132,4 +132,31 @@ mod tests {
         let timeout = DialError::Timeout(Duration::from_secs(1));
         assert_eq!(reason(&timeout), ConnectFailure::Timeout);
     }
+
+    /// As while `/stats` or `/metrics` is answered, a check result is taken in, or an operator
+    /// changes something.
+    #[test]
+    fn a_connection_waits_for_no_lock_of_the_control_plane() {
+        let text = "[pool.web]\nbackends = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n\
+                    [pool.web.health]\nkind = \"none\"\n";
+        let loaded = crate::config::parse(text, "lb.toml", &|_| None).expect("a configuration");
+        let pool = Pool::new(Arc::clone(&loaded.config.pools[0]), 1);
+        let looking = pool.control.lock().expect("nobody panicked");
+        let (done, served) = std::sync::mpsc::channel();
+        let serving = Arc::clone(&pool);
+        std::thread::spawn(move || {
+            let client = crate::pool::Client::Unix(0);
+            let attempt = crate::pool::Attempt::new(client);
+            let mut lease = serving.acquire(&attempt).expect("a slot");
+            lease.connected(Duration::ZERO, Instant::now());
+            lease.answered(Duration::ZERO, Instant::now());
+            drop(lease);
+            let lease = serving.acquire(&attempt).expect("a slot");
+            lease.failed(&DialError::from(io::Error::from(Errno::CONNREFUSED)));
+            done.send(()).expect("somebody waits");
+        });
+        let served = served.recv_timeout(Duration::from_secs(20));
+        drop(looking);
+        served.expect("both connections were served");
+    }
 }

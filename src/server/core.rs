@@ -1,10 +1,9 @@
-//! A data core: one thread, one single-threaded runtime, nothing shared on the way of a byte.
+//! A data core: one thread, one runtime, nothing shared on the way of a byte.
 
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,6 +14,7 @@ use crate::listener::accept::{AcceptLoop, Admission};
 use crate::log;
 use crate::metrics::counters;
 use crate::net::Acceptor;
+use crate::runtime::{Runtime, spawn};
 
 /// What a core thread is started with.
 pub(super) struct CorePlan {
@@ -41,7 +41,7 @@ impl CorePlan {
         std::thread::Builder::new()
             .name(format!("core-{}", self.index))
             .spawn(move || {
-                let runtime = LocalRuntime::new();
+                let runtime = Runtime::new();
                 match runtime {
                     Ok(runtime) => runtime.block_on(self.run(|result| drop(started.send(result)))),
                     Err(error) => drop(started.send(Err(error))),
@@ -60,7 +60,6 @@ impl CorePlan {
             rustix::thread::gettid().as_raw_nonzero().get() as u64,
         );
         let core = Core::new(self.index, self.pipes, self.log.clone(), process);
-        tokio::task::spawn_local(Rc::clone(core.timers()).run());
         let accepting = self.accept(&core);
         let failed = accepting.is_err();
         started(accepting);
@@ -70,8 +69,7 @@ impl CorePlan {
         while let Some(command) = self.commands.recv().await {
             match command {
                 Command::Serve(arrival) => begin(&core, arrival),
-                // Whoever asked may have gone away meanwhile.
-                Command::Connections(reply) => drop(reply.send(core.connections())),
+                Command::Connections(ask) => core.list(ask),
                 Command::End(order) => core.end(order),
                 Command::EndAll(ended) => core.end_all(ended),
             }
@@ -90,7 +88,7 @@ impl CorePlan {
                     deliver: self.deliver(core),
                 };
                 let accept = accept.run(self.close.clone());
-                tokio::task::spawn_local(self.accepting.track_future(accept));
+                spawn(self.accepting.track_future(accept));
             }
         }
         Ok(())
@@ -107,5 +105,5 @@ impl CorePlan {
 
 /// Serves a connection in a task of its own, so that a panic ends no other.
 fn begin(core: &Rc<Core>, arrival: Arrival) {
-    tokio::task::spawn_local(serve(Rc::clone(core), arrival));
+    spawn(serve(Rc::clone(core), arrival));
 }

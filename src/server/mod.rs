@@ -31,7 +31,7 @@ use crate::log;
 use crate::metrics::Process;
 use crate::net::{Address, ListenError};
 use crate::pool::Pool;
-use limits::{Limits, limits};
+use limits::{Limits, Machine};
 use signals::Signals;
 
 pub use limits::warnings as limit_warnings;
@@ -127,9 +127,10 @@ impl Server {
 impl Serving {
     fn start(loaded: config::Loaded, path: PathBuf, log: log::Handle) -> Result<Self, StartError> {
         let config = &loaded.config;
-        let cores = core_count(config);
-        let limits = limits(config, cores);
-        for warning in limit_warnings(&loaded) {
+        let machine = Machine::read();
+        let limits = Limits::new(config, &machine);
+        let cores = limits.cores;
+        for warning in limits::warnings_on(&machine, &loaded) {
             warning.log();
         }
         let pools = build_pools(config, cores);
@@ -214,13 +215,6 @@ impl Serving {
             tracing::info!(%address, "admin");
         }
         tracing::info!("ready");
-    }
-}
-
-fn core_count(config: &Config) -> usize {
-    match config.runtime.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
     }
 }
 

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::conn::{CoreHandle, Phase, Which};
+use crate::conn::CoreHandle;
+use crate::conn::ending::Which;
 use crate::metrics::Ended;
 use crate::pool::{Backend, Pool};
 
@@ -36,20 +37,10 @@ async fn until(at: Option<Instant>) {
 
 /// Resets what `backend` still has. Who is on the way to it is left to go elsewhere.
 async fn reset(pool: &Pool, backend: &Arc<Backend>, cores: &[CoreHandle]) {
-    let name = Arc::clone(&backend.name);
-    let which: Which = Arc::new(move |connection| {
-        let established = matches!(
-            connection.phase,
-            Phase::Relaying | Phase::HalfClosed | Phase::Closing
-        );
-        let there = connection.backend.as_ref();
-        established && there.is_some_and(|there| Arc::ptr_eq(there, &name))
-    });
+    let which = Which::EstablishedWith(Arc::clone(&backend.name));
     let mut closed = 0;
     for core in cores {
-        let toll = core
-            .end(Arc::clone(&which), Some(Ended::DrainTimeout))
-            .await;
+        let toll = core.end(&which, Some(Ended::DrainTimeout)).await;
         closed += toll.closed;
     }
     if closed > 0 {

@@ -311,6 +311,13 @@ impl Isobar {
         self.baseline = Baseline::of(self.process());
     }
 
+    /// Checks the invariants of every case, for a case that goes on afterwards.
+    #[track_caller]
+    pub fn check_invariants(&self) {
+        let clients = (!self.bytes_unchecked).then(|| Arc::clone(&self.clients));
+        invariants::check(self, self.baseline, clients.as_deref());
+    }
+
     /// Its directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -607,8 +614,7 @@ impl Drop for Isobar {
         assert!(stdout.is_empty(), "run prints on standard output: {stdout}");
         let panicked = |line: &Line| line.raw.contains("panicked at");
         if self.exited.is_none() {
-            let clients = (!self.bytes_unchecked).then(|| Arc::clone(&self.clients));
-            invariants::check(self, self.baseline, clients.as_deref());
+            self.check_invariants();
         }
         assert!(!self.stderr.lines().iter().any(panicked));
     }

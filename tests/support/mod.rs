@@ -10,6 +10,7 @@
 //! | `paths.rs` | one case on every engine and address family at once |
 //! | `process.rs` | descriptors, sockets, processor time and memory, from /proc |
 //! | `programs.rs`, `nginx.rs` | real programs as backends and clients |
+//! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
 //!
 //! Nothing here sleeps for luck: a condition is waited for, with one deadline that the
@@ -24,6 +25,7 @@
 
 mod backend;
 mod config;
+pub mod crowd;
 mod deadline;
 mod family;
 mod http;
@@ -41,10 +43,11 @@ mod tally;
 
 pub use backend::{Backend, Blackhole};
 pub use config::web;
+pub use crowd::{Crowd, Echoes};
 pub use deadline::{patience, scaled, wait_for, wait_until};
 pub use family::Family;
 pub use http::{Response, get, request, send_raw};
-pub use isobar::{Exit, Isobar, Launch};
+pub use isobar::{Exit, Isobar, Launch, samples};
 pub use log::{Line, Log};
 pub use paths::{Engine, Path, on_every_path, on_every_path_with};
 pub use pattern::Pattern;

@@ -1,11 +1,11 @@
 //! A process as the kernel sees it, from /proc.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
-use procfs::process::FDTarget;
+use procfs::process::{FDInfo, FDTarget};
 use procfs::{FromBufReadSI, current_system_info};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
@@ -131,31 +131,48 @@ impl Process {
 
     /// How many established TCP sockets each of its epoll instances watches, in no order.
     pub fn watched(self) -> Vec<usize> {
+        self.watched_peers().iter().map(Vec::len).collect()
+    }
+
+    /// The other ends of the established TCP sockets that each of its epoll instances watches,
+    /// for those that watch any.
+    pub fn watched_peers(self) -> Vec<Vec<SocketAddr>> {
         let process = procfs::process::Process::new(self.id());
         let fds = process.and_then(|process| process.fd());
         let fds: Vec<_> = fds.into_iter().flat_map(|fds| fds.flatten()).collect();
-        let established: HashSet<u64> = tcp_sockets()
-            .into_iter()
-            .filter(|socket| socket.state == TcpState::Established)
-            .map(|socket| socket.inode)
-            .collect();
-        let is_connection = |number: i32| {
-            fds.iter().any(|fd| {
-                let FDTarget::Socket(inode) = fd.target else {
-                    return false;
-                };
-                fd.fd == number && established.contains(&inode)
-            })
+        let mut peers: HashMap<u64, SocketAddr> = HashMap::new();
+        for socket in tcp_sockets() {
+            if socket.state == TcpState::Established {
+                peers.insert(socket.inode, socket.remote_address);
+            }
+        }
+        let peer = |fd: &FDInfo| match fd.target {
+            FDTarget::Socket(inode) => Some((fd.fd, *peers.get(&inode)?)),
+            _ => None,
         };
+        let connections: HashMap<i32, SocketAddr> = fds.iter().filter_map(peer).collect();
+        let is_connection = |number: &i32| connections.contains_key(number);
         // One instance may have several descriptors, which show the same.
         let sets: BTreeSet<Vec<i32>> = fds
             .iter()
             .filter_map(|fd| self.descriptor_info(fd.fd))
-            .map(|info| watched_by(&info).filter(|fd| is_connection(*fd)).collect())
+            .map(|info| watched_by(&info).filter(is_connection).collect())
+            .filter(|watched: &Vec<i32>| !watched.is_empty())
             .collect();
-        sets.iter()
-            .map(Vec::len)
-            .filter(|watched| *watched > 0)
+        let sets = sets.into_iter();
+        sets.map(|watched| watched.iter().map(|number| connections[number]).collect())
+            .collect()
+    }
+
+    /// Processor time so far, and times that it was put on a processor, of each thread whose
+    /// name begins so.
+    pub fn threads(self, name: &str) -> Vec<(Duration, u64)> {
+        let tasks = procfs::process::Process::new(self.id()).and_then(|process| process.tasks());
+        let named = tasks.into_iter().flat_map(|tasks| tasks.flatten());
+        let named = named.filter(|task| task.stat().is_ok_and(|stat| stat.comm.starts_with(name)));
+        let times = named.filter_map(|task| task.schedstat().ok());
+        times
+            .map(|times| (Duration::from_nanos(times.sum_exec_runtime), times.pcount))
             .collect()
     }
 

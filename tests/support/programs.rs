@@ -321,6 +321,13 @@ pub fn all_connections(isobar: &Isobar) -> Vec<Connection> {
     text.lines().map(Connection::of).collect()
 }
 
+/// The connections in the log of a [`balancer`] that has exited.
+#[track_caller]
+pub fn logged_connections(isobar: &Isobar) -> Vec<Connection> {
+    let text = fs::read_to_string(isobar.dir().join(ACCESS)).expect("an access log");
+    text.lines().map(Connection::of).collect()
+}
+
 /// How many connections that have ended were on `backend` of pool `web`.
 #[track_caller]
 pub fn ended_on(isobar: &Isobar, backend: &str) -> u64 {

@@ -10,7 +10,7 @@ mod bulk;
 mod dial;
 mod echo;
 mod paced;
-mod record;
+pub(crate) mod record;
 
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;

@@ -68,7 +68,7 @@ fn configuration<'b>(backends: impl Iterator<Item = &'b Backend>) -> String {
     let backends: String = backends.map(entry).collect();
     format!(
         r#"[runtime]
-threads = 2
+threads = {threads}
 drain_timeout = "1s"
 
 [admin]
@@ -96,6 +96,7 @@ rise = 1
 fall = 1
 
 "#,
+        threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2)),
         health = answer::HEALTH_PATH,
     )
 }

@@ -9,7 +9,7 @@ use super::value::Value;
 use super::*;
 
 mod faults;
-mod properties;
+pub(super) mod properties;
 mod warnings;
 
 fn env(name: &str) -> Option<String> {

@@ -38,7 +38,9 @@ fn address(port: u16) -> impl Strategy<Value = Address> {
     prop_oneof![
         (1u32..).prop_map(move |ip| Address::Ip((std::net::Ipv4Addr::from(ip), port).into())),
         (1u128 << 64..)
-            .prop_map(move |ip| Address::Ip((std::net::Ipv6Addr::from(ip), port).into())),
+            .prop_map(std::net::Ipv6Addr::from)
+            .prop_filter("needs an interface", |ip| !ip.is_unicast_link_local())
+            .prop_map(move |ip| Address::Ip((ip, port).into())),
         path().prop_map(move |path| Address::Unix(format!("{path}{port}").into())),
     ]
 }
@@ -232,7 +234,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
     )
 }
 
-fn config() -> impl Strategy<Value = Config> {
+pub(in crate::config) fn config() -> impl Strategy<Value = Config> {
     let tables = (0..3usize, 0..4usize).prop_flat_map(|(listeners, pools)| {
         let listeners = (0..listeners).map(|index| listener(index, pools).prop_map(Arc::new));
         let pools = (0..pools).map(move |index| pool(index, pools).prop_map(Arc::new));
@@ -246,6 +248,16 @@ fn config() -> impl Strategy<Value = Config> {
             listeners,
             pools,
         }
+    })
+}
+
+/// The same as if it had been read.
+pub(crate) fn loaded() -> impl Strategy<Value = Loaded> {
+    config().prop_map(|config| Loaded {
+        config,
+        warnings: Vec::new(),
+        hidden: Hidden::default(),
+        places: Default::default(),
     })
 }
 

@@ -6,10 +6,9 @@
 //! [`PATIENCE`].
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep, timeout_at};
+use std::time::{Duration, Instant};
 
 use super::direction::{Direction, End, Link, Tally};
 use crate::conn::core::Core;
@@ -24,7 +23,7 @@ const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// Delivers what is in hand and what `source` still has, then waits for it to arrive.
 pub(super) async fn deliver(
-    mut direction: Direction,
+    direction: &mut Direction,
     source: &Stream,
     sink: &Stream,
     core: &Core,
@@ -32,8 +31,9 @@ pub(super) async fn deliver(
 ) {
     let mut patience = Patience::new(sink);
     while !patience.is_exhausted() {
-        let step = poll_fn(|cx| step(cx, &mut direction, source, sink, core));
-        let Ok((tally, end)) = timeout_at(patience.deadline(), step).await else {
+        let step = pin!(poll_fn(|cx| step(cx, direction, source, sink, core)));
+        let step = core.timers().timeout_at(patience.deadline(), step);
+        let Ok((tally, end)) = step.await else {
             patience.note(0);
             continue;
         };
@@ -43,7 +43,7 @@ pub(super) async fn deliver(
             None => {}
             // Nobody is left to deliver to.
             Some(End::SinkBroke(_)) => return,
-            Some(End::Fin | End::SourceBroke(_)) => return patience.until_acknowledged().await,
+            Some(End::Fin | End::SourceBroke(_)) => return patience.until_acknowledged(core).await,
         }
     }
 }
@@ -114,10 +114,10 @@ impl<'a> Patience<'a> {
     }
 
     /// Waits until everything that was sent is acknowledged.
-    async fn until_acknowledged(mut self) {
+    async fn until_acknowledged(mut self, core: &Core) {
         let mut look = FIRST_LOOK;
         while self.sink.unacknowledged() > 0 && !self.is_exhausted() && !self.sink.is_broken() {
-            sleep(look).await;
+            core.timers().sleep(look).await;
             look = (look * 2).min(LAST_LOOK);
             self.note(0);
         }

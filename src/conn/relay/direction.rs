@@ -168,7 +168,7 @@ impl Direction {
 
     /// Takes more, with nothing in hand.
     fn take(&mut self, cx: &mut Context<'_>, link: &mut Link<'_>) -> Poll<io::Result<usize>> {
-        if self.bulk && link.source.poll_readable(cx)?.is_ready() {
+        if self.bulk && link.source.poll_readable(cx).is_ready() {
             let n = self.splice(link)?;
             if n > 0 {
                 return Poll::Ready(Ok(n));

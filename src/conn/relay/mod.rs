@@ -9,47 +9,27 @@
 //! A broken side is noticed also while nobody reads it, because the other one is full or its
 //! own FIN was passed on already: then its socket is watched for errors alone.
 
+mod clock;
 mod deliver;
 mod direction;
-mod keepalive;
 mod pipe;
-mod timer;
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 pub use pipe::Pipes;
 
 use super::core::{Core, Entry, Phase};
-use crate::config::RelayEngine;
+use super::liveness;
+use crate::config;
 use crate::metrics::Ended;
-use crate::net::{Liveness, Stream};
+use crate::net::{Kind, Stream};
+use clock::Clock;
 use deliver::deliver;
 use direction::{Direction, End, Link, Tally, Waiting};
-use keepalive::LateKeepalive;
-use timer::IdleTimer;
-
-/// How a pool wants its connections relayed.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// How bytes are moved.
-    pub engine: RelayEngine,
-    /// No byte either way for this long ends it; zero: off.
-    pub idle_timeout: Duration,
-    /// The same from the moment on that one side has sent FIN; zero: off.
-    pub half_close_timeout: Duration,
-    /// Of the backend's socket; the client's has its from the listener.
-    pub liveness: Liveness,
-}
-
-impl Settings {
-    /// Both time-outs run in a half-closed connection; whether this one is over first.
-    fn half_close_comes_first(&self) -> bool {
-        let (idle, half_close) = (self.idle_timeout, self.half_close_timeout);
-        !half_close.is_zero() && (idle.is_zero() || half_close <= idle)
-    }
-}
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,48 +50,36 @@ pub trait Observer {
     fn answered(&self, took: Duration, now: Instant);
 }
 
-/// Relays until the connection ends; both sockets are closed or reset when this returns.
+/// Relays until the connection ends. The sockets are then to be dropped, which closes them
+/// where the connection is complete, and resets them otherwise.
+///
+/// (What it holds is held once: this is no `async fn`, which would hold its arguments twice.)
 ///
 /// # Cancel safety
-/// Dropping the future resets both sides.
-pub async fn relay(
-    client: Stream,
+/// Dropping the future leaves a connection that is not complete.
+pub fn relay<'a, O: Observer>(
+    client: &'a Stream,
     backend: Stream,
-    settings: Settings,
-    core: &Core,
-    entry: &Entry,
-    observer: &impl Observer,
-) -> Ended {
-    let mut exchange = Exchange::new(&client, &backend, settings, core, entry, observer);
-    let done = std::future::poll_fn(|cx| exchange.poll(cx)).await;
-    match done {
-        Done::Closed(first) => {
-            drop(exchange);
-            client.close();
-            backend.close();
-            closed_by(first)
-        }
-        Done::TimedOut(ended) => ended,
-        Done::Cut(broken, ended) => {
-            entry.set_phase(Phase::Closing);
-            let direction = exchange.into_direction_from(broken);
-            let (source, sink) = match broken {
-                Side::Client => (&client, &backend),
-                Side::Backend => (&backend, &client),
-            };
-            // Boxed, as few connections come to it.
-            Box::pin(deliver(
-                direction,
-                source,
-                sink,
-                core,
-                |tally| match broken {
-                    Side::Client => observe(observer, entry, tally, &Tally::default()),
-                    Side::Backend => observe(observer, entry, &Tally::default(), tally),
-                },
-            ))
-            .await;
-            ended
+    settings: Arc<config::Pool>,
+    core: &'a Core,
+    entry: &'a Entry,
+    observer: O,
+) -> impl Future<Output = Ended> {
+    let mut exchange = Exchange::new(client, backend, settings, core, entry, observer);
+    async move {
+        match poll_fn(|cx| exchange.poll(cx)).await {
+            Done::Closed(first) => {
+                exchange.client.complete();
+                exchange.backend.complete();
+                closed_by(first)
+            }
+            Done::TimedOut(ended) => ended,
+            Done::Cut(broken, ended) => {
+                entry.set_phase(Phase::Closing);
+                // Boxed, as few connections come to it.
+                Box::pin(exchange.deliver_from(broken)).await;
+                ended
+            }
         }
     }
 }
@@ -150,16 +118,15 @@ enum Done {
 
 struct Exchange<'a, O> {
     client: &'a Stream,
-    backend: &'a Stream,
+    backend: Stream,
     core: &'a Core,
     entry: &'a Entry,
-    observer: &'a O,
-    settings: Settings,
+    observer: O,
+    settings: Arc<config::Pool>,
     up: Half,
     down: Half,
     first_fin: Option<Side>,
-    timer: IdleTimer,
-    keepalive: Option<LateKeepalive<'a>>,
+    clock: Clock,
     /// When the backend could first answer; `None` once it has.
     asked: Option<Instant>,
 }
@@ -171,7 +138,7 @@ struct Half {
 }
 
 impl Half {
-    fn new(engine: RelayEngine) -> Self {
+    fn new(engine: config::RelayEngine) -> Self {
         Self {
             direction: Direction::new(engine),
             done: false,
@@ -187,33 +154,28 @@ impl Half {
 impl<'a, O: Observer> Exchange<'a, O> {
     fn new(
         client: &'a Stream,
-        backend: &'a Stream,
-        settings: Settings,
+        backend: Stream,
+        settings: Arc<config::Pool>,
         core: &'a Core,
         entry: &'a Entry,
-        observer: &'a O,
+        observer: O,
     ) -> Self {
         let now = Instant::now();
+        entry.moved_at(now);
+        // The client's socket has its own from the listener.
+        let keepalive = (backend.kind() == Kind::Tcp).then_some(settings.keepalive);
         Self {
             client,
             backend,
             core,
             entry,
             observer,
-            settings,
-            up: Half::new(settings.engine),
-            down: Half::new(settings.engine),
+            up: Half::new(settings.relay),
+            down: Half::new(settings.relay),
             first_fin: None,
-            timer: IdleTimer::new(core.timers(), settings.idle_timeout, now),
-            keepalive: LateKeepalive::new(core.timers(), backend, settings.liveness, now),
+            clock: Clock::new(core.timers(), keepalive.unwrap_or_default(), now),
             asked: Some(now),
-        }
-    }
-
-    fn into_direction_from(self, side: Side) -> Direction {
-        match side {
-            Side::Client => self.up.direction,
-            Side::Backend => self.down.direction,
+            settings,
         }
     }
 
@@ -222,24 +184,52 @@ impl<'a, O: Observer> Exchange<'a, O> {
         let step = self.step(cx, &mut up, &mut down);
         let now = Instant::now();
         if up.taken + down.taken + up.delivered + down.delivered > 0 {
-            self.timer.progress(now);
             self.entry.moved_at(now);
             self.note_first_byte(&up, &down, now);
-            observe(self.observer, self.entry, &up, &down);
+            observe(&self.observer, self.entry, &up, &down);
         }
         match step {
-            Poll::Pending => {
-                if self
-                    .keepalive
-                    .as_mut()
-                    .is_some_and(|late| late.is_set(cx, now))
-                {
-                    self.keepalive = None;
-                }
-                self.timer.poll(cx, now).map(|()| self.timed_out())
-            }
+            Poll::Pending => self.look_at_clock(cx, now),
             done => done,
         }
+    }
+
+    fn look_at_clock(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Done> {
+        if self.clock.keepalive_is_due(now) {
+            // A connection that broke in this moment ends by that, not by this.
+            let _ = liveness(&self.settings).apply_keepalive(self.backend.socket());
+        }
+        let (timeout, ended) = self.timeout();
+        let silent_since = self.entry.last_moved();
+        self.clock
+            .poll(cx, silent_since, timeout, now)
+            .map(|()| Done::TimedOut(ended))
+    }
+
+    /// How long nothing may move, and what it is called when nothing did. Both time-outs run
+    /// in a half-closed connection; the shorter ends it.
+    fn timeout(&self) -> (Duration, Ended) {
+        let idle = self.settings.idle_timeout;
+        let half_close = self.settings.half_close_timeout;
+        let comes_first = !half_close.is_zero() && (idle.is_zero() || half_close <= idle);
+        match self.first_fin.is_some() && comes_first {
+            true => (half_close, Ended::HalfCloseTimeout),
+            false => (idle, Ended::IdleTimeout),
+        }
+    }
+
+    /// Delivers to the other side what `broken` had sent before it broke.
+    async fn deliver_from(&mut self, broken: Side) {
+        let (direction, source, sink) = match broken {
+            Side::Client => (&mut self.up.direction, self.client, &self.backend),
+            Side::Backend => (&mut self.down.direction, &self.backend, self.client),
+        };
+        let (observer, entry) = (&self.observer, self.entry);
+        deliver(direction, source, sink, self.core, |tally| match broken {
+            Side::Client => observe(observer, entry, tally, &Tally::default()),
+            Side::Backend => observe(observer, entry, &Tally::default(), tally),
+        })
+        .await;
     }
 
     fn step(&mut self, cx: &mut Context<'_>, up: &mut Tally, down: &mut Tally) -> Poll<Done> {
@@ -255,8 +245,8 @@ impl<'a, O: Observer> Exchange<'a, O> {
     /// Runs the direction whose source is `from`.
     fn move_bytes(&mut self, cx: &mut Context<'_>, from: Side, tally: &mut Tally) -> Option<Done> {
         let (half, source, sink) = match from {
-            Side::Client => (&mut self.up, self.client, self.backend),
-            Side::Backend => (&mut self.down, self.backend, self.client),
+            Side::Client => (&mut self.up, self.client, &self.backend),
+            Side::Backend => (&mut self.down, &self.backend, self.client),
         };
         if half.done {
             return None;
@@ -283,7 +273,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
     /// Everything that `from` sent, and its FIN, is ready to be passed on.
     fn fin(&mut self, from: Side) -> Option<Done> {
         let (half, opposite, sink) = match from {
-            Side::Client => (&mut self.up, &self.down, self.backend),
+            Side::Client => (&mut self.up, &self.down, &self.backend),
             Side::Backend => (&mut self.down, &self.up, self.client),
         };
         half.done = true;
@@ -294,10 +284,8 @@ impl<'a, O: Observer> Exchange<'a, O> {
         }
         sink.shutdown();
         self.entry.set_phase(Phase::HalfClosed);
-        if self.settings.half_close_comes_first() {
-            let timeout = self.settings.half_close_timeout;
-            self.timer.restart(timeout, Instant::now());
-        }
+        // From here on another time-out may run.
+        self.entry.moved_at(Instant::now());
         None
     }
 
@@ -305,7 +293,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
     fn watch(&self, cx: &mut Context<'_>) -> Poll<Done> {
         let sides = [
             (Side::Client, &self.up, self.client),
-            (Side::Backend, &self.down, self.backend),
+            (Side::Backend, &self.down, &self.backend),
         ];
         for (side, half, stream) in sides {
             if !half.reads_source() && stream.poll_broken(cx).is_ready() {
@@ -313,16 +301,6 @@ impl<'a, O: Observer> Exchange<'a, O> {
             }
         }
         Poll::Pending
-    }
-
-    fn timed_out(&self) -> Done {
-        let half_closed = self.first_fin.is_some();
-        Done::TimedOut(
-            match half_closed && self.settings.half_close_comes_first() {
-                true => Ended::HalfCloseTimeout,
-                false => Ended::IdleTimeout,
-            },
-        )
     }
 
     /// A backend may answer once the client has asked, or, if it speaks first, at once.

@@ -1,0 +1,106 @@
+//! What a relay does when nothing moves for long enough: it ends, or has the kernel look whether
+//! the backend is still there.
+//!
+//! Both share one deadline, and progress arms nothing anew: the deadline stays where it was
+//! armed first; when it comes too early, since something moved meanwhile, it is armed again. So
+//! a busy connection pays for its time-outs once in a time-out, not once a message.
+//!
+//! Keep-alive takes four system calls, a fifth of what a short connection makes in all, and
+//! matters to none that ends before the first probe could be sent. The kernel counts silence
+//! from the last segment, so it is switched on late, halfway to the first probe.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::runtime::timers::{Timer, Timers};
+
+#[derive(Debug)]
+pub(super) struct Clock {
+    timer: Timer,
+    /// When keep-alive is to be switched on; `None`: it is, or never.
+    keepalive_at: Option<Instant>,
+}
+
+impl Clock {
+    /// `keepalive` is the silence before the first probe; zero: no probes.
+    pub(super) fn new(timers: &Rc<Timers>, keepalive: Duration, now: Instant) -> Self {
+        Self {
+            timer: Timer::new(timers),
+            keepalive_at: (!keepalive.is_zero()).then(|| now + keepalive / 2),
+        }
+    }
+
+    /// Whether keep-alive is to be switched on now; only once.
+    pub(super) fn keepalive_is_due(&mut self, now: Instant) -> bool {
+        self.keepalive_at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Completes when nothing has moved for `timeout` since `silent_since`; zero: never.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        silent_since: Instant,
+        timeout: Duration,
+        now: Instant,
+    ) -> Poll<()> {
+        let ends_at = (!timeout.is_zero()).then(|| silent_since + timeout);
+        if ends_at.is_some_and(|at| at <= now) {
+            return Poll::Ready(());
+        }
+        if let Some(next) = [ends_at, self.keepalive_at].into_iter().flatten().min() {
+            // Not reached, or it would have been dealt with.
+            let _ = self.timer.poll(cx, next, now);
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::runtime::Runtime;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn with_clock(keepalive: Duration, test: impl FnOnce(&mut Clock, Instant)) {
+        let runtime = Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let now = Instant::now();
+            test(
+                &mut Clock::new(&crate::runtime::timers(), keepalive, now),
+                now,
+            );
+        });
+    }
+
+    #[test]
+    fn silence_ends_it_and_progress_puts_that_off() {
+        with_clock(Duration::ZERO, |clock, start| {
+            let mut cx = Context::from_waker(Waker::noop());
+            let at = |seconds| start + SECOND * seconds;
+            assert!(clock.poll(&mut cx, start, SECOND * 5, at(4)).is_pending());
+            assert!(clock.poll(&mut cx, at(4), SECOND * 5, at(8)).is_pending());
+            assert!(clock.poll(&mut cx, at(4), SECOND * 5, at(9)).is_ready());
+            assert!(
+                clock
+                    .poll(&mut cx, start, Duration::ZERO, at(9))
+                    .is_pending()
+            );
+        });
+    }
+
+    #[test]
+    fn keep_alive_is_due_once_halfway_to_the_first_probe() {
+        with_clock(SECOND * 60, |clock, start| {
+            let at = |seconds| start + SECOND * seconds;
+            let due = [29, 30, 31, 90].map(|seconds| clock.keepalive_is_due(at(seconds)));
+            assert_eq!(due, [false, true, false, false]);
+        });
+        with_clock(Duration::ZERO, |clock, start| {
+            assert!(!clock.keepalive_is_due(start + SECOND * 9999));
+        });
+    }
+}
