@@ -46,7 +46,8 @@ fn listener_shape() -> Value {
 
 fn pool_shape() -> Value {
     json!({
-        "balance": "string", "held": "number", "held_total": "number", "paused_until": "null",
+        "balance": "string", "held": "number", "held_total": "number",
+        "paused": "bool", "paused_until": "null",
         "connections": {"active": "number", "total": "number"},
         "bytes_in": "number", "bytes_out": "number",
         "ended": names(families::ENDED, "reason"),
@@ -60,7 +61,7 @@ fn backend_shape() -> Value {
     });
     json!({
         "address": "string", "state": "string", "admin": "string", "checks": "string",
-        "ejected_until": "null", "weight": "number", "effective_weight": "number",
+        "ejected_until": "null", "leaving": "null", "weight": "number", "effective_weight": "number",
         "backup": "bool",
         "connections": {
             "active": "number", "total": "number", "limit": "number", "connecting": "number",

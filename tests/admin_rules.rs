@@ -370,8 +370,7 @@ fn what_a_later_version_answers_is_told_so() {
     for (method, path) in [
         ("POST", "/reload"),
         ("GET", "/events"),
-        ("DELETE", "/connections"),
-        ("PUT", "/pools/web/backends/b1"),
+        ("POST", "/pools/web/rebalance"),
     ] {
         let refused = request(isobar.admin(), method, path, "", "");
         assert_eq!(refused.status, 404, "{method} {path}");

@@ -54,7 +54,7 @@ struct Connection {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Query {
     limit: Option<usize>,
-    filter: Filter,
+    pub(super) filter: Filter,
 }
 
 impl Query {

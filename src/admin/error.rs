@@ -5,16 +5,31 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::guard::MAX_BODY;
+
 /// A request that is not served, and why, for whoever sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) reason: String,
+    /// Where in what was sent.
+    pub(super) problems: Vec<Place>,
+}
+
+/// What is wrong with what was sent, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Place {
+    pub(super) file: &'static str,
+    pub(super) line: usize,
+    pub(super) column: usize,
+    pub(super) message: String,
 }
 
 #[derive(Serialize)]
 struct Body<'a> {
     error: &'a str,
+    #[serde(skip_serializing_if = "<[Place]>::is_empty")]
+    problems: &'a [Place],
 }
 
 impl Refusal {
@@ -22,7 +37,24 @@ impl Refusal {
         Self {
             status,
             reason: reason.into(),
+            problems: Vec::new(),
         }
+    }
+
+    /// What was sent can be read, and cannot be.
+    pub(super) fn unusable(problems: Vec<Place>) -> Self {
+        let all = problems.iter().map(|problem| &*problem.message);
+        let reason = all.collect::<Vec<_>>().join("; ");
+        Self {
+            problems,
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
+        }
+    }
+
+    /// More was sent than anything needs.
+    pub(super) fn too_large() -> Self {
+        let reason = format!("a body has at most {MAX_BODY} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
     }
 
     /// Something in the request's target or headers cannot be right.
@@ -38,8 +70,11 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let error = &self.reason;
-        let mut response = (self.status, Json(Body { error })).into_response();
+        let body = Body {
+            error: &self.reason,
+            problems: &self.problems,
+        };
+        let mut response = (self.status, Json(body)).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer realm=\"isobar\"");
             response

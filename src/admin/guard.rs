@@ -7,7 +7,8 @@
 //!    attacker cannot own are taken. Not asked of what probes use, nor on a Unix socket.
 //! 2. *Origin* (403). A browser says which site made it ask; only this one may.
 //! 3. *Authorization* (401, 403). Reads are open to this machine, everything else shows the
-//!    token. Authentication comes before anything that tells what exists.
+//!    token, where one is set. A Unix socket without a file has no mode that would keep other
+//!    users of the machine out: there nothing is changed without a token. Authentication comes before anything that tells what exists.
 //! 4. *What it brings* (403 where nothing may be changed, 413, 415).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -21,7 +22,7 @@ use crate::config;
 use crate::net::Address;
 
 /// Largest body of a request: a configuration to plan with, several times over.
-const MAX_BODY: u64 = 4 << 20;
+pub(super) const MAX_BODY: usize = 4 << 20;
 
 /// Probes and monitoring may read these without a token and under any name.
 const OPEN: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
@@ -44,6 +45,8 @@ pub(super) struct Guard {
 enum Reach {
     /// By whoever may open the socket's file.
     Unix,
+    /// By every user of this machine, whoever that is.
+    Abstract,
     /// From this machine.
     Loopback,
     /// From anywhere.
@@ -54,6 +57,7 @@ impl Guard {
     /// The rules of `settings` for an endpoint that is bound to `address`.
     pub(super) fn new(settings: &config::Admin, address: &Address) -> Self {
         let reach = match address.ip() {
+            None if address.is_abstract() => Reach::Abstract,
             None => Reach::Unix,
             Some(ip) if ip.is_loopback() => Reach::Loopback,
             Some(_) => Reach::Network,
@@ -83,7 +87,8 @@ impl Guard {
     /// The host that was asked for, if that is one of ours.
     fn host(&self, request: &Parts) -> Result<Option<String>, Refusal> {
         let host = requested_host(request)?;
-        let any = self.reach == Reach::Unix || OPEN.contains(&request.uri.path());
+        let unix = matches!(self.reach, Reach::Unix | Reach::Abstract);
+        let any = unix || OPEN.contains(&request.uri.path());
         match &host {
             Some(host) if !any && !self.answers_to(name(host)) => Err(Refusal::new(
                 StatusCode::MISDIRECTED_REQUEST,
@@ -102,14 +107,23 @@ impl Guard {
         let path = request.uri.path();
         let change = is_change(&request.method);
         let open = !change && (OPEN.contains(&path) || path == SHELL);
-        let near = self.reach != Reach::Network;
-        if open || (near && (!change || self.token.is_empty())) {
+        let trusted = match self.reach {
+            Reach::Network => false,
+            Reach::Abstract => !change,
+            Reach::Unix | Reach::Loopback => !change || self.token.is_empty(),
+        };
+        if open || trusted {
             return Ok(());
         }
         if self.token.is_empty() {
-            return Err(forbidden(
-                "refused on an address that is not of this machine alone while admin.token is empty",
-            ));
+            return Err(forbidden(match self.reach {
+                Reach::Abstract => {
+                    "refused on a socket that every user of this machine reaches while admin.token is empty"
+                }
+                _ => {
+                    "refused on an address that is not of this machine alone while admin.token is empty"
+                }
+            }));
         }
         if request
             .headers
@@ -137,7 +151,7 @@ fn unauthorized(reason: &str) -> Refusal {
 }
 
 /// Everything that is not known to change nothing, RFC 9110 section 9.2.1.
-fn is_change(method: &Method) -> bool {
+pub(super) fn is_change(method: &Method) -> bool {
     !method.is_safe()
 }
 
@@ -235,11 +249,8 @@ fn takes_body(request: &Parts) -> Result<(), Refusal> {
         value.to_str().ok()
     };
     let length = header(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if length.is_some_and(|length| length > MAX_BODY) {
-        return Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a body has at most {MAX_BODY} bytes"),
-        ));
+    if length.is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(Refusal::too_large());
     }
     let empty =
         length.unwrap_or(0) == 0 && !request.headers.contains_key(header::TRANSFER_ENCODING);

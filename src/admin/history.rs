@@ -49,7 +49,7 @@ impl History {
         let Some(found) = running.pool(pool) else {
             return Err(no_pool(pool));
         };
-        let mut views = found.view().into_iter();
+        let mut views = found.overview().backends.into_iter();
         let view = views
             .find(|view| *view.backend.name == *backend)
             .ok_or_else(|| Refusal::not_found(format!("no backend {backend} in pool {pool}")))?;

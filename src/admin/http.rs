@@ -1,8 +1,8 @@
 //! One connection of the endpoint: HTTP/1.1 in, answers out, in bounded time and memory.
 //!
 //! A head that is not there after [`PATIENCE`] ends the connection, and so does a client that
-//! takes no byte of its answer for as long. Bodies are not waited for: who sends one that
-//! nobody reads is answered at once.
+//! takes no byte of its answer for as long. Bodies are waited for where one is read, for as long:
+//! who sends one that nobody reads is answered at once.
 
 use std::io;
 use std::pin::Pin;
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::audit::Peer;
 use super::endpoint::Activity;
 use crate::net::{Incoming, Kind};
 
@@ -41,29 +42,32 @@ pub(super) async fn serve(incoming: Incoming, router: Router, activity: Rc<Activ
     // A socket that the kernel just gave can be registered, or else there is no memory; the
     // connection is closed then.
     let socket = incoming.socket;
+    let peer = incoming.peer;
     match incoming.kind {
         Kind::Tcp => {
             let socket = std::net::TcpStream::from(socket);
             // Without it an answer in two parts may wait for an acknowledgement in between.
             let _ = socket.set_nodelay(true);
             if let Ok(stream) = TcpStream::from_std(socket) {
-                talk(stream, router, activity).await;
+                talk(stream, Peer::Address(peer), router, activity).await;
             }
         }
         Kind::Unix => {
             let socket = std::os::unix::net::UnixStream::from(socket);
             if let Ok(stream) = UnixStream::from_std(socket) {
-                talk(stream, router, activity).await;
+                let user = stream.peer_cred().ok().map(|user| user.uid());
+                talk(stream, Peer::User(user), router, activity).await;
             }
         }
     }
 }
 
-async fn talk<S>(stream: S, router: Router, activity: Rc<Activity>)
+async fn talk<S>(stream: S, peer: Peer, router: Router, activity: Rc<Activity>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let answer = service_fn(move |request: Request<RequestBody>| {
+    let answer = service_fn(move |mut request: Request<RequestBody>| {
+        request.extensions_mut().insert(peer.clone());
         activity.set_busy(true);
         let activity = Rc::clone(&activity);
         let answer = router.call(request.map(Body::new));

@@ -5,6 +5,7 @@
 //! | `endpoint`, `http` | binding, who gets in, one connection |
 //! | `guard`, `error` | who may ask for what, and how a refusal looks |
 //! | `running` | the parts of the balancer that there is to tell of |
+//! | `actions`, `kill`, `body`, `audit` | changes: what they do, what they bring, who made them |
 //! | `stats`, `prometheus`, `connections`, `history`, `page` | the answers |
 //! | `later` | what a later version answers |
 //! | `process`, `words` | what the kernel says; how values are written |
@@ -12,12 +13,16 @@
 //! Every answer is built as one value before its first byte is sent: no lock is held, and no
 //! other request waits, while a client reads slowly.
 
+mod actions;
+mod audit;
+mod body;
 mod connections;
 mod endpoint;
 mod error;
 mod guard;
 mod history;
 mod http;
+mod kill;
 mod later;
 mod page;
 mod process;
@@ -36,13 +41,14 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 
+use audit::{Peer, Refusals};
 use connections::Connections;
 use error::Refusal;
-use guard::Guard;
+use guard::{Guard, is_change};
 use history::{History, no_pool};
 use prometheus::Format;
 use stats::Stats;
@@ -56,26 +62,54 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
         .route("/", get(page::index))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
-        .route("/connections", get(connections))
+        .route("/connections", get(connections).delete(kill::many))
+        .route("/connections/{id}", delete(kill::one))
         .route("/config", get(config))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/pools/{pool}/backends", post(actions::add))
+        .route(
+            "/pools/{pool}/backends/{backend}",
+            get(actions::show).put(actions::set).delete(actions::remove),
+        )
         .route("/pools/{pool}/backends/{backend}/history", get(history))
+        .route(
+            "/pools/{pool}/pause",
+            get(actions::paused).post(actions::pause),
+        )
+        .route("/pools/{pool}/resume", post(actions::resume))
         .fallback(nothing_there)
         .method_not_allowed_fallback(other_method)
         .with_state(running);
+    let gate = Arc::new(Gate {
+        guard,
+        refusals: Refusals::new(),
+    });
     // Around all of it, so that a refusal does not even tell which methods a path takes.
     Router::new()
         .fallback_service(answers)
-        .layer(middleware::from_fn_with_state(Arc::new(guard), guarded))
+        .layer(middleware::from_fn_with_state(gate, guarded))
+}
+
+/// What every request has to pass.
+struct Gate {
+    guard: Guard,
+    refusals: Refusals,
 }
 
 /// Lets a request through to what answers it, or refuses it.
-async fn guarded(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+async fn guarded(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    let mut response = match guard.check(&head) {
+    let mut response = match gate.guard.check(&head) {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            let peer = head.extensions.get::<Peer>();
+            if let Some(peer) = peer.filter(|_| is_change(&head.method)) {
+                let refusals = &gate.refusals;
+                refusals.log(peer, &head.method, &head.uri, &refusal);
+            }
+            refusal.into_response()
+        }
     };
     let headers = response.headers_mut();
     let set = [
@@ -103,7 +137,7 @@ async fn other_method(method: Method, uri: Uri) -> Refusal {
 
 fn later(method: &Method, uri: &Uri) -> Option<Refusal> {
     let path = uri.path();
-    later::is_later(method, path).then(|| {
+    later::is_later(path).then(|| {
         Refusal::not_found(format!(
             "{method} {path} is not available in this version of isobar yet"
         ))

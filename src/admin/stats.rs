@@ -16,7 +16,8 @@ use crate::listener::Listener;
 use crate::metrics::histogram::Summary;
 use crate::metrics::{Counter, Ended, ListenerCounters, PerCore, Rejected};
 use crate::net::Address;
-use crate::pool::{BackendCounters, BackendView, CheckResult, Pool, PoolCounters, State};
+use crate::pool::overrides::Override;
+use crate::pool::{BackendCounters, BackendView, CheckResult, Overview, Pool, PoolCounters, State};
 
 /// Entries of a backend's history that are shown here.
 const LAST_TRANSITIONS: usize = 3;
@@ -30,7 +31,7 @@ pub(super) struct Stats {
     uptime_seconds: Seconds,
     config: Config,
     /// Runtime changes.
-    overrides: [(); 0],
+    overrides: Vec<Override>,
     generations: [Generation; 1],
     connections: Process,
     listeners: Table<Arc<str>, ListenerStats>,
@@ -91,6 +92,9 @@ struct PoolStats {
     balance: &'static str,
     held: usize,
     held_total: u64,
+    /// New connections are held.
+    paused: bool,
+    /// When that ends by itself; null: it does not, or is not so.
     paused_until: Option<At>,
     connections: Connections,
     bytes_in: u64,
@@ -100,12 +104,14 @@ struct PoolStats {
 }
 
 #[derive(Debug, Serialize)]
-struct BackendStats {
+pub(super) struct BackendStats {
     address: Address,
     state: State,
     admin: &'static str,
     checks: &'static str,
     ejected_until: Option<At>,
+    /// Since it takes no new connections because somebody wants it so; null: it does.
+    leaving: Option<Leaving>,
     weight: u32,
     effective_weight: f64,
     backup: bool,
@@ -116,6 +122,16 @@ struct BackendStats {
     first_byte_seconds: Summary,
     duration_seconds: Summary,
     health: Health,
+}
+
+/// The time that is left to the connections of a backend that takes no new ones.
+#[derive(Debug, Serialize)]
+struct Leaving {
+    since: At,
+    /// When those that are left are reset; null: they may go on.
+    until: Option<At>,
+    /// How many were.
+    reset: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -159,7 +175,7 @@ impl Stats {
             started_at: At(running.started_at),
             uptime_seconds: Seconds(now.saturating_duration_since(running.started)),
             config: Config::of(running),
-            overrides: [],
+            overrides: overrides(running),
             generations: [Generation {
                 pid,
                 active: process.active,
@@ -172,6 +188,16 @@ impl Stats {
                 .collect(),
         }
     }
+}
+
+/// The runtime changes of all pools, oldest first.
+fn overrides(running: &Running) -> Vec<Override> {
+    let pools = running.pools.iter().map(|pool| pool.overrides());
+    let mut all: Vec<_> = pools
+        .flat_map(|overrides| overrides.iter().cloned().collect::<Vec<_>>())
+        .collect();
+    all.sort_by_key(|change| change.stamp.since);
+    all
 }
 
 impl Config {
@@ -239,8 +265,11 @@ fn of_listener(listener: &Listener, limited: bool) -> ListenerStats {
 
 fn of_pool(pool: &Pool, now: Instant) -> PoolStats {
     let settings = pool.settings();
-    let views = pool.view();
-    let backends: Table<_, _> = views
+    let paused = pool.overrides().paused(&pool.name);
+    let Overview {
+        backends, others, ..
+    } = pool.overview();
+    let backends: Table<_, _> = backends
         .into_iter()
         .map(|view| {
             (
@@ -255,10 +284,11 @@ fn of_pool(pool: &Pool, now: Instant) -> PoolStats {
         balance: settings.balance.as_str(),
         held: pool.held(),
         held_total: counters.sum(|cell| cell.held.value()),
-        paused_until: None,
+        paused: paused.is_some(),
+        paused_until: paused.flatten().map(At),
         connections: of_pool_connections(counters, ended.values().sum()),
-        bytes_in: backends.values().map(|backend| backend.bytes_in).sum(),
-        bytes_out: backends.values().map(|backend| backend.bytes_out).sum(),
+        bytes_in: others.into + backends.values().map(|b| b.bytes_in).sum::<u64>(),
+        bytes_out: others.out + backends.values().map(|b| b.bytes_out).sum::<u64>(),
         ended,
         backends,
     }
@@ -277,7 +307,11 @@ fn of_pool_connections(counters: &PerCore<PoolCounters>, ended: u64) -> Connecti
     }
 }
 
-fn of_backend(view: BackendView, pool: &crate::config::Pool, now: Instant) -> BackendStats {
+pub(super) fn of_backend(
+    view: BackendView,
+    pool: &crate::config::Pool,
+    now: Instant,
+) -> BackendStats {
     let backend = &view.backend;
     let sum =
         |count: fn(&BackendCounters) -> &Counter| backend.counters.sum(|cell| count(cell).value());
@@ -287,6 +321,11 @@ fn of_backend(view: BackendView, pool: &crate::config::Pool, now: Instant) -> Ba
         admin: view.admin.as_str(),
         checks: view.checks.as_str(),
         ejected_until: None,
+        leaving: view.leaving.map(|leaving| Leaving {
+            since: At(leaving.since),
+            until: leaving.until.map(At),
+            reset: leaving.reset,
+        }),
         weight: view.settings.weight,
         effective_weight: f64::from(view.settings.weight),
         backup: view.settings.backup,

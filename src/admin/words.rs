@@ -1,5 +1,6 @@
 //! How values look in answers: times, durations, objects in a given order.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
@@ -8,11 +9,17 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct At(pub(super) SystemTime);
 
-impl Serialize for At {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A time that RFC 3339 cannot write becomes 1970.
         let at = jiff::Timestamp::try_from(self.0).unwrap_or_default();
-        serializer.collect_str(&format_args!("{at:.6}"))
+        write!(f, "{at:.6}")
+    }
+}
+
+impl Serialize for At {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

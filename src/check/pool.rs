@@ -1,5 +1,6 @@
 //! The checks of a pool's backends.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use rand::SeedableRng;
@@ -26,25 +27,75 @@ impl Checks {
         Ok(Self { pool, check })
     }
 
-    /// Starts one task for each backend, until `stop`. Needs a `LocalSet`.
+    /// Starts one task for each backend, until `stop`, and keeps to what the pool has: checks of
+    /// a backend that is added begin, those of one that is removed or put into maintenance end.
+    /// Needs a `LocalSet`.
     ///
     /// All pools begin together, so positions in the first round are those within the pool:
     /// the first backends of every pool come first.
     pub fn spawn(self, stop: &CancellationToken) {
         let Some(check) = self.check else { return };
-        let settings = self.pool.settings();
-        let backends = self.pool.snapshot().backends.clone();
-        let count = backends.len();
-        for (position, backend) in backends.into_iter().enumerate() {
-            let target = Target::new(Arc::clone(&check), &backend.address);
-            let first = first_delay(position, count, &settings.health);
-            let subject = Checked {
-                pool: Arc::clone(&self.pool),
-                backend,
-            };
-            let rng = SmallRng::from_rng(&mut rand::rng());
-            tokio::task::spawn_local(run(target, first, rng, subject, stop.clone()));
+        let running = Running {
+            pool: self.pool,
+            check,
+            stop: stop.clone(),
+            tasks: Vec::new(),
+        };
+        tokio::task::spawn_local(running.follow());
+    }
+}
+
+/// The checks of a pool that run.
+struct Running {
+    pool: Arc<Pool>,
+    check: Arc<Check>,
+    stop: CancellationToken,
+    tasks: Vec<(Arc<Backend>, CancellationToken)>,
+}
+
+impl Running {
+    async fn follow(mut self) {
+        let mut changes = self.pool.changes();
+        loop {
+            changes.mark_unchanged();
+            self.keep_to(&self.pool.checked_backends());
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() {
+                    return;
+                },
+            }
         }
+    }
+
+    fn keep_to(&mut self, wanted: &[Arc<Backend>]) {
+        let wanted_ones: HashSet<_> = wanted.iter().map(Arc::as_ptr).collect();
+        self.tasks.retain(|(backend, stop)| {
+            let stays = wanted_ones.contains(&Arc::as_ptr(backend));
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        let running: HashSet<_> = self.tasks.iter().map(|(b, _)| Arc::as_ptr(b)).collect();
+        let new = wanted.iter().filter(|b| !running.contains(&Arc::as_ptr(b)));
+        let new: Vec<_> = new.collect();
+        for (position, backend) in new.iter().enumerate() {
+            self.begin(backend, position, new.len());
+        }
+    }
+
+    fn begin(&mut self, backend: &Arc<Backend>, position: usize, of: usize) {
+        let stop = self.stop.child_token();
+        let target = Target::new(Arc::clone(&self.check), &backend.address);
+        let first = first_delay(position, of, &self.pool.settings().health);
+        let subject = Checked {
+            pool: Arc::clone(&self.pool),
+            backend: Arc::clone(backend),
+        };
+        let rng = SmallRng::from_rng(&mut rand::rng());
+        tokio::task::spawn_local(run(target, first, rng, subject, stop.clone()));
+        self.tasks.push((Arc::clone(backend), stop));
     }
 }
 

@@ -8,11 +8,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -139,27 +139,65 @@ impl Client {
     ///
     /// `path` is percent-encoded.
     pub(super) fn get(&self, path: &str) -> Result<Bytes, Failure> {
+        self.ask(&Asked::new(Method::GET, path))
+    }
+
+    /// The body of the answer.
+    fn ask(&self, asked: &Asked) -> Result<Bytes, Failure> {
+        match self.exchange(asked)? {
+            (StatusCode::OK | StatusCode::CREATED, body) => Ok(body),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    /// The answer, whatever it is.
+    fn exchange(&self, asked: &Asked) -> Result<(StatusCode, Bytes), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Failure::failed)?;
         let answer = runtime.block_on(async {
-            tokio::time::timeout(TIMEOUT, self.exchange(path))
+            tokio::time::timeout(TIMEOUT, self.talk(asked))
                 .await
                 .unwrap_or(Err(Unanswered::Timeout))
         });
         // A look-up of a name may hang in a thread.
         runtime.shutdown_background();
         let answer = answer.map_err(|why| self.unanswered(why))?;
-        match answer.status() {
-            StatusCode::OK => Ok(answer.into_body()),
-            status => Err(refused(status, answer.body())),
+        Ok((answer.status(), answer.into_body()))
+    }
+
+    /// The answer to a GET, read as JSON.
+    pub(super) fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.read(path, &self.get(path)?)
+    }
+
+    /// Asks for a change; the answer, read as JSON.
+    pub(super) fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<T, Failure> {
+        let body = body.map(|body| body.to_string().into());
+        let asked = Asked {
+            body,
+            ..Asked::new(method, path)
+        };
+        self.read(path, &self.ask(&asked)?)
+    }
+
+    /// Asks for something to be deleted that may not be there; `None`: it is not.
+    pub(super) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
+        match self.exchange(&Asked::new(Method::DELETE, path))? {
+            (StatusCode::OK, body) => self.read(path, &body).map(Some),
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, body) => Err(refused(status, &body)),
         }
     }
 
-    /// The same, read as JSON.
-    pub(super) fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        serde_json::from_slice(&self.get(path)?).map_err(|error| {
+    fn read<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, Failure> {
+        serde_json::from_slice(body).map_err(|error| {
             Failure::failed(format_args!(
                 "{} answers, but not as isobar does: {path}: {error}",
                 self.endpoint
@@ -167,30 +205,36 @@ impl Client {
         })
     }
 
-    async fn exchange(&self, path: &str) -> Result<Response<Bytes>, Unanswered> {
+    async fn talk(&self, asked: &Asked) -> Result<Response<Bytes>, Unanswered> {
         match &self.endpoint {
             Endpoint::Tcp(authority) => {
                 let stream = TcpStream::connect(authority)
                     .await
                     .map_err(Unanswered::Connect)?;
-                send(stream, self.request(path, authority)).await
+                send(stream, self.request(asked, authority)).await
             }
             Endpoint::Unix(socket) => {
                 let stream = UnixStream::connect(unix_name(socket))
                     .await
                     .map_err(Unanswered::Connect)?;
-                send(stream, self.request(path, "localhost")).await
+                send(stream, self.request(asked, "localhost")).await
             }
         }
     }
 
-    fn request(&self, path: &str, host: &str) -> Request<Empty<Bytes>> {
-        let mut request = Request::get(path).header(HOST, host);
+    fn request(&self, asked: &Asked, host: &str) -> Request<Full<Bytes>> {
+        let mut request = Request::builder()
+            .method(&asked.method)
+            .uri(&asked.path)
+            .header(HOST, host);
+        if asked.body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token);
         }
         request
-            .body(Empty::new())
+            .body(Full::new(asked.body.clone().unwrap_or_default()))
             .expect("host and path were parsed or encoded before")
     }
 
@@ -208,6 +252,26 @@ impl Client {
     }
 }
 
+/// A request.
+#[derive(Debug)]
+struct Asked {
+    method: Method,
+    /// Percent-encoded.
+    path: String,
+    /// JSON.
+    body: Option<Bytes>,
+}
+
+impl Asked {
+    fn new(method: Method, path: &str) -> Self {
+        Self {
+            method,
+            path: path.to_owned(),
+            body: None,
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 enum Unanswered {
@@ -219,7 +283,7 @@ enum Unanswered {
     Http(Box<dyn std::error::Error + Send + Sync>),
 }
 
-async fn send<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Response<Bytes>, Unanswered>
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Unanswered>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {

@@ -4,13 +4,19 @@
 //! missing or invalid; 3 no balancer answers. Standard output carries what was asked for,
 //! everything else goes to standard error.
 
+mod backend;
 mod check;
 mod client;
 mod completions;
+mod connections;
 mod demo;
+mod names;
 mod output;
+mod pause;
 mod run;
 mod status;
+mod table;
+mod words;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -39,6 +45,26 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show listeners, pools and backends of the running balancer
     Status(status::StatusArgs),
+    /// Have a backend take connections again
+    Ready(backend::ReadyArgs),
+    /// Have a backend take no new connections; live ones go on, and so do its checks
+    Drain(backend::LeaveArgs),
+    /// The same without checks, for a backend that is going to be away
+    Maintenance(backend::LeaveArgs),
+    /// Change a backend's share of the connections
+    Weight(backend::WeightArgs),
+    /// Add a backend to a running pool
+    Add(backend::AddArgs),
+    /// Remove a backend from a running pool; live connections go on
+    Remove(backend::ReadyArgs),
+    /// Hold the new connections of a pool; live ones go on
+    Pause(pause::PauseArgs),
+    /// Let the connections of a paused pool in again, paced
+    Resume(pause::ResumeArgs),
+    /// List live connections
+    Connections(connections::ConnectionsArgs),
+    /// Reset live connections, on both sides
+    Kill(connections::KillArgs),
     /// Print a completion script
     Completions(completions::CompletionsArgs),
 }
@@ -141,6 +167,16 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Status(args) => status::status(&args),
+        Command::Ready(args) => backend::ready(&args),
+        Command::Drain(args) => backend::drain(&args),
+        Command::Maintenance(args) => backend::maintenance(&args),
+        Command::Weight(args) => backend::weight(&args),
+        Command::Add(args) => backend::add(&args),
+        Command::Remove(args) => backend::remove(&args),
+        Command::Pause(args) => pause::pause(&args),
+        Command::Resume(args) => pause::resume(&args),
+        Command::Connections(args) => connections::connections(&args),
+        Command::Kill(args) => connections::kill(&args),
         Command::Completions(args) => completions::completions(&args),
     };
     match outcome {
@@ -169,21 +205,11 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
 }
 
 /// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 17] = [
+const LATER: [&str; 7] = [
     "top",
     "plan",
     "reload",
     "explain",
-    "ready",
-    "drain",
-    "maintenance",
-    "weight",
-    "add",
-    "remove",
-    "pause",
-    "resume",
-    "connections",
-    "kill",
     "rebalance",
     "upgrade",
     "simulate",

@@ -136,6 +136,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         user_timeout: of.get("user_timeout"),
         keepalive: of.get("keepalive"),
         when_all_down: of.choice("when_all_down"),
+        drain_timeout: of.get("drain_timeout"),
         relay: of.choice("relay"),
         hash: hash(&of.sub("hash")),
         latency: latency(&of.sub("latency")),

@@ -51,8 +51,13 @@ fn admin(of: &Scope<'_>, sink: &mut Sink<'_>) {
         let message = "`hosts` has no effect on a Unix socket: any name is accepted there";
         sink.warn(at.span.clone(), message);
     }
-    let remote = address.ip().is_some_and(|ip| !ip.is_loopback());
     let open = admin.token.is_empty() && !of.own("token").is_some_and(is_faulty);
+    if let (true, true, Some(at)) = (address.is_abstract(), open, of.own("bind")) {
+        let message = "every user of this machine can reach an abstract Unix socket: without a \
+                       `token` it refuses every change";
+        sink.warn(at.span.clone(), message);
+    }
+    let remote = address.ip().is_some_and(|ip| !ip.is_loopback());
     if let (true, Some(at)) = (remote && open, of.own("bind")) {
         let message = "this can be reached from other machines: without a `token` it refuses \
                        every change, and every read but /metrics, /healthz and /readyz";

@@ -26,6 +26,7 @@ mod fields;
 mod hidden;
 mod keys;
 mod load;
+mod one_backend;
 mod places;
 mod reference;
 mod references;
@@ -54,12 +55,13 @@ use crate::net::Address;
 pub use faults::{Faults, Problem, Severity};
 pub use fields::Effect;
 pub use load::{Loaded, NotFound, find, load, load_admin, parse};
+pub use one_backend::{FieldFault, backend};
 pub use places::KeyPath;
 pub use reference::reference;
 #[cfg(test)]
 pub(crate) use tests::properties::loaded as any_loaded;
 pub(crate) use texts::NOT_YET;
-pub(crate) use units::format_duration;
+pub(crate) use units::{duration, format_duration};
 
 /// A whole, valid `lb.toml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -218,6 +220,9 @@ pub struct Pool {
     pub keepalive: Duration,
     /// Use backends that are down by checks when none is up. Default hold.
     pub when_all_down: WhenAllDown,
+    /// How long live connections of a backend that was drained, put into maintenance or removed
+    /// may go on; 0: until they end. Default 0.
+    pub drain_timeout: Duration,
     /// How bytes are moved. Default auto.
     pub relay: RelayEngine,
     /// `[pool.NAME.hash]`.

@@ -142,6 +142,7 @@ impl Writer<'_> {
             self.duration("keepalive", pool.keepalive);
         }
         self.text("when_all_down", pool.when_all_down.word());
+        self.duration("drain_timeout", pool.drain_timeout);
         self.text("relay", pool.relay.word());
         if pool.balance == Balance::ConsistentHash || pool.hash != plain.hash {
             self.sub_table(pool, "hash");

@@ -11,7 +11,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::faults::Sink;
 use super::keys::{Key, Kind, Table};
 use super::source::Source;
-use super::tables::ROOT;
+use super::tables::{BACKEND, ROOT};
 use super::texts::{NAME_RULE, NOT_YET, is_name};
 use super::value::{At, Section, Value};
 use super::{env, scalar, suggest};
@@ -28,6 +28,16 @@ pub(super) fn read(
         header: Vec::new(),
     };
     reader.section(&ROOT, tree)
+}
+
+/// Reads one entry of `backends` by itself.
+pub(super) fn read_backend(tree: &DeTable<'_>, sink: &mut Sink<'_>) -> Section {
+    let mut reader = Reader {
+        env: &|_| None,
+        sink,
+        header: vec!["backends".to_owned()],
+    };
+    reader.section(&BACKEND, tree)
 }
 
 /// The default of a key, as the key tables write it.

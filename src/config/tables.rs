@@ -275,6 +275,11 @@ pub(super) static POOL: Table = Table {
             "\"hold\"",
             "`try`: use backends that are down by checks when none is up.",
         ),
+        timeout(
+            "drain_timeout",
+            "\"0s\"",
+            "How long live connections of a backend that was drained, put into maintenance or removed may go on until they are reset. 0s: until they end.",
+        ),
         word(
             "relay",
             words::<RelayEngine>,
@@ -293,7 +298,6 @@ pub(super) static POOL: Table = Table {
         later("source_address"),
         later("slow_start"),
         later("on_backend_down"),
-        later("drain_timeout"),
         later("outlier"),
     ],
 };

@@ -15,7 +15,7 @@ const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), (
 
 /// `"500ms"`, `"2s"`, `"1m30s"`, `"1h"`: whole numbers with the units h, m, s and ms, the
 /// larger first, each at most once. At most a year.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text;
     let mut units = UNITS.iter();
     let mut total: u64 = 0;

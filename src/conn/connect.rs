@@ -18,8 +18,9 @@ use super::record::Record;
 use crate::config;
 use crate::metrics::Ended;
 use crate::net::{Address, DialError, Liveness, Stream, dial};
+use crate::pool::pause::Wait;
 use crate::pool::{Attempt, Client, Held, Lease, NotHeld, Pool, Ticket};
-use crate::runtime::timers::{Elapsed, Timer, Timers};
+use crate::runtime::timers::{Timer, Timers};
 
 /// A connection with its backend.
 pub(super) struct Connected {
@@ -36,6 +37,8 @@ pub(super) struct Connector<'a> {
     whom: Client,
     /// Its place in the hold queue, kept over releases.
     ticket: Option<Ticket>,
+    /// Its waits so far, as `hold.timeout` counts them.
+    waited: Duration,
     /// What the last attempt failed with.
     failure: Option<Ended>,
 }
@@ -48,6 +51,7 @@ impl<'a> Connector<'a> {
             record,
             timers,
             ticket: None,
+            waited: Duration::ZERO,
             failure: None,
         }
     }
@@ -200,21 +204,35 @@ impl<'a> Connector<'a> {
         self.ticket = Some(held.ticket());
         self.record.entry_ref().set_phase(Phase::Held);
         self.record.begin_hold();
-        let waited = self.wait(held, pool.settings().hold.timeout).await;
+        let wait = Wait {
+            before: self.waited,
+            since: Instant::now(),
+        };
+        let waited = self.wait(held, pool, wait).await;
+        self.waited = pool.pause_state().counted(wait, Instant::now());
         self.record.end_hold();
         waited
     }
 
-    async fn wait(&self, held: Held, most: Duration) -> Result<Lease, Ended> {
+    /// Waits for the grant, for `hold.timeout` of the pool. A pause puts that off, also one
+    /// that begins during the wait: what is left is looked at anew when it seems to be over.
+    async fn wait(&self, held: Held, pool: &Pool, wait: Wait) -> Result<Lease, Ended> {
+        let most = pool.settings().hold.timeout;
         let held = pin!(held);
-        let granted = pin!(self.unless(held, |cx| self.client.poll_left(cx)));
+        let mut granted = pin!(self.unless(held, |cx| self.client.poll_left(cx)));
         if most.is_zero() {
             return granted.await;
         }
-        let left = most.saturating_sub(self.record.held.unwrap_or_default());
-        match self.timers.timeout_at(Instant::now() + left, granted).await {
-            Ok(granted) => granted,
-            Err(Elapsed) => Err(Ended::HoldTimeout),
+        loop {
+            let deadline = pool.pause_state().deadline(wait, most, Instant::now());
+            let in_time = self.timers.timeout_at(deadline, granted.as_mut()).await;
+            if let Ok(granted) = in_time {
+                return granted;
+            }
+            let now = Instant::now();
+            if pool.pause_state().deadline(wait, most, now) <= now {
+                return Err(Ended::HoldTimeout);
+            }
         }
     }
 

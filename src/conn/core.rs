@@ -12,6 +12,7 @@ use std::time::Instant;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
+use super::ending::Order;
 use super::listing::Ask;
 use super::relay::Pipes;
 use crate::log;
@@ -30,6 +31,8 @@ pub enum Command {
     Serve(super::Arrival),
     /// To list its connections, or a part of them.
     Connections(Ask),
+    /// To end some of its connections at once, or a part of them.
+    End(Order),
     /// To end every connection at once, those still to come included.
     EndAll(Ended),
     /// To answer.
@@ -149,12 +152,19 @@ impl Core {
         ask.answer(&self.entries.borrow());
     }
 
+    /// Ends some of its connections.
+    pub fn end(&self, order: Order) {
+        order.obey(&self.entries.borrow());
+    }
+
     /// Ends every connection of this core at once, and for good: those that are on their way
     /// here, or whose task has not begun, end when they enter.
     pub fn end_all(&self, ended: Ended) {
         self.ending.set(Some(ended));
         let entries: Vec<_> = self.entries.borrow().values().cloned().collect();
-        entries.iter().for_each(|entry| entry.end(ended));
+        for entry in entries {
+            entry.end(ended);
+        }
     }
 }
 
@@ -293,7 +303,11 @@ impl Entry {
         self.moved_at.get()
     }
 
+    /// Who is held has no backend, whatever it tried before.
     pub(super) fn set_phase(&self, phase: Phase) {
+        if phase == Phase::Held {
+            self.set_backend(None);
+        }
         self.phase.set(phase);
     }
 
@@ -325,14 +339,17 @@ impl Entry {
         (self.bytes_in.get(), self.bytes_out.get())
     }
 
-    /// Ends the connection at once; the first reason given stands.
-    fn end(&self, ended: Ended) {
-        if self.ending.get().is_none() {
+    /// Ends the connection at once; the first reason given stands, and whether this was it is
+    /// told.
+    pub(super) fn end(&self, ended: Ended) -> bool {
+        let first = self.ending.get().is_none();
+        if first {
             self.ending.set(Some(ended));
         }
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+        first
     }
 
     /// Runs `work` until it is done or the connection is ended from outside; the caller then

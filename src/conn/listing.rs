@@ -19,7 +19,7 @@ use crate::net::Address;
 
 /// Connections that a core looks at in one go: a tenth of a millisecond, as much as it spends
 /// on a few new connections.
-const PORTION: usize = 512;
+pub(super) const PORTION: usize = 512;
 
 /// What a connection must be; nothing given: anything.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -150,7 +150,7 @@ impl Filter {
         *self == Self::default()
     }
 
-    fn takes(&self, entry: &Entry, now: Instant) -> bool {
+    pub(super) fn takes(&self, entry: &Entry, now: Instant) -> bool {
         fn is(wanted: &Option<String>, name: Option<&Arc<str>>) -> bool {
             wanted
                 .as_deref()

@@ -2,6 +2,7 @@
 //! account. See [`serve`].
 
 pub mod core;
+pub mod ending;
 pub mod listing;
 pub mod relay;
 

@@ -251,11 +251,12 @@ fn filter(level: Level, wanted: Option<&str>) -> (EnvFilter, Option<String>) {
     }
 }
 
-/// Libraries below `warn` speak of their own insides.
+/// Libraries below `warn` speak of their own insides. Who changed what is written whatever the
+/// level is.
 fn directives(level: Level) -> &'static str {
     match level {
-        Level::Error => "error",
-        Level::Warn => "warn",
+        Level::Error => "error,isobar::audit=info",
+        Level::Warn => "warn,isobar::audit=info",
         Level::Info => "warn,isobar=info",
         Level::Debug => "warn,isobar=debug",
         Level::Trace => "warn,isobar=trace",

@@ -473,3 +473,14 @@ fn a_log_works_when_standard_error_is_gone() {
     assert!(child.wait().expect("an exit").success());
     assert_eq!(ids(&read(&path)), [1]);
 }
+
+/// Who changed what is on record, however little else is wanted.
+#[test]
+fn changes_are_written_at_every_level() {
+    for level in [Level::Error, Level::Warn, Level::Info] {
+        let directives = filter(level, None).0.to_string();
+        let wanted = ["isobar::audit=info", "isobar=info"];
+        let has = wanted.iter().any(|wanted| directives.contains(wanted));
+        assert!(has, "{directives}");
+    }
+}

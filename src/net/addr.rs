@@ -40,6 +40,14 @@ impl Address {
         }
     }
 
+    /// Whether it is a Unix socket without a file, which every user of the machine can reach.
+    pub fn is_abstract(&self) -> bool {
+        match self {
+            Self::Ip(_) => false,
+            Self::Unix(path) => path.as_os_str().as_encoded_bytes().starts_with(b"@"),
+        }
+    }
+
     /// The port, if it has one.
     pub fn port(&self) -> Option<u16> {
         match self {

@@ -94,6 +94,19 @@ pub struct Stream {
     socket: OwnedFd,
     kind: Kind,
     complete: Cell<bool>,
+    delays: Cell<Delays>,
+}
+
+/// Whether the kernel may keep small segments back for others to join them (Nagle's algorithm,
+/// RFC 896), which a relay must not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delays {
+    /// It may not, or knows of no such thing.
+    Never,
+    /// It might, were anything unacknowledged: nothing was sent yet.
+    NotYet,
+    /// It will from now on.
+    FromNowOn,
 }
 
 impl Stream {
@@ -110,7 +123,18 @@ impl Stream {
             socket,
             kind,
             complete: Cell::new(false),
+            delays: Cell::new(Delays::Never),
         })
+    }
+
+    /// The same for a socket that was not told `TCP_NODELAY`: it is told before the second send,
+    /// which saves the call where there is but one, as in a request and its answer.
+    pub(super) fn new_delaying(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
+        let stream = Self::new(socket, kind)?;
+        if kind == Kind::Tcp {
+            stream.delays.set(Delays::NotYet);
+        }
+        Ok(stream)
     }
 
     /// Waits for the end of the connect that is in progress.
@@ -230,6 +254,9 @@ impl Stream {
         cx: &mut Context<'_>,
         send: impl Fn(&OwnedFd) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        if self.delays.get() != Delays::Never {
+            self.forbid_delays();
+        }
         loop {
             match send(self.socket()) {
                 Err(error) if would_block(&error) => {
@@ -239,6 +266,18 @@ impl Stream {
                 done => return Poll::Ready(done),
             }
         }
+    }
+
+    /// Before each send, until it has had its effect.
+    fn forbid_delays(&self) {
+        self.delays.set(match self.delays.get() {
+            Delays::NotYet => Delays::FromNowOn,
+            Delays::FromNowOn | Delays::Never => {
+                // It fails for a connection that is gone, of which the send tells.
+                let _ = sockopt::set_tcp_nodelay(&self.socket, true);
+                Delays::Never
+            }
+        });
     }
 
     /// Completes when the connection broke (a reset, a time-out of the kernel) while nobody

@@ -42,7 +42,9 @@ pub struct BackendCounters {
 /// A backend of a pool.
 #[derive(Debug)]
 pub struct Backend {
-    /// Its name, unique in the pool.
+    /// Its name, unique in the pool. The allocation is this backend's own: who knows the name
+    /// by this very pointer has to do with it, and not with one that was removed and had the
+    /// same name.
     pub name: Arc<str>,
     /// Where it is dialled.
     pub address: Address,
@@ -83,7 +85,7 @@ impl Backend {
     /// A backend with no connection, for `cores` data cores.
     pub(super) fn new(settings: &config::Backend, pool: &config::Pool, cores: usize) -> Self {
         Self {
-            name: Arc::clone(&settings.name),
+            name: Arc::from(&*settings.name),
             address: settings.address.clone(),
             counters: PerCore::new(cores),
             connect_seconds: Histogram::new(cores),
@@ -100,6 +102,14 @@ impl Backend {
             suspected: AtomicBool::new(false),
             nudge: Notify::new(),
         }
+    }
+
+    /// Takes new limits; counts stay.
+    pub(super) fn retune(&self, settings: &config::Backend, pool: &config::Pool) {
+        self.limit
+            .store(settings.max_connections, Ordering::Relaxed);
+        self.connecting_cap
+            .store(pool.max_connecting, Ordering::Relaxed);
     }
 
     /// Connections it has now, those still connecting included.

@@ -4,231 +4,113 @@
 //! each change publishes a new [`Snapshot`] and, since a backend may have become usable, serves
 //! those that are held.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Serialize, Serializer};
+use tokio::sync::watch;
 
-use super::health::{self, Health, Thresholds};
-use super::history::{Entry, History};
+use super::health;
+use super::overrides::{Overrides, Stamp};
+use super::pause::Pause;
 use super::snapshot::{BACKUP, LAST_RESORT, Member, PRIMARY, Tier};
-use super::{Backend, Pool, Snapshot};
-use crate::config::{self, HealthKind, WhenAllDown};
+use super::tracked::{BackendView, CheckResult, Moved, Tracked};
+use super::{Backend, Pool, Snapshot, State};
+use crate::config::{self, WhenAllDown};
 
-/// What an operator wants of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdminState {
-    /// To serve.
-    Ready,
-    /// To take no new connection; checks go on.
-    Drain,
-    /// To be left alone; checks stop.
-    Maintenance,
-}
+/// How soon after their time is over the connections of a backend are looked for again: one
+/// that was connecting then may have come through.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What a backend is, all in all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Not in the pool any more, with connections left.
-    Removed,
-    /// In maintenance.
-    Maintenance,
-    /// Takes no new connection.
-    Draining,
-    /// Down by checks.
-    Down,
-    /// Put out for a while by what its connections showed.
-    Ejected,
-    /// Not checked yet.
-    Starting,
-    /// Serves.
-    Up,
-}
-
-impl AdminState {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Maintenance => "maintenance",
-        }
-    }
-}
-
-impl State {
-    /// All of them, in order of precedence.
-    pub const ALL: [Self; 7] = [
-        Self::Removed,
-        Self::Maintenance,
-        Self::Draining,
-        Self::Down,
-        Self::Ejected,
-        Self::Starting,
-        Self::Up,
-    ];
-
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Removed => "removed",
-            Self::Maintenance => "maintenance",
-            Self::Draining => "draining",
-            Self::Down => "down",
-            Self::Ejected => "ejected",
-            Self::Starting => "starting",
-            Self::Up => "up",
-        }
-    }
-}
-
-impl Serialize for State {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-/// What a check of a backend found.
-#[derive(Clone, Debug)]
-pub struct CheckResult {
-    /// When it began.
-    pub at: SystemTime,
-    /// How long it took.
-    pub took: Duration,
-    /// What failed; `None`: it passed.
-    pub error: Option<String>,
-}
-
-/// A backend as the admin endpoint shows it.
-#[derive(Clone, Debug)]
-pub struct BackendView {
-    /// Its counts and limits.
-    pub backend: Arc<Backend>,
-    /// As the file has it.
-    pub settings: config::Backend,
-    /// What it is, all in all.
-    pub state: State,
-    /// What an operator wants of it.
-    pub admin: AdminState,
-    /// What checks say.
-    pub checks: health::State,
-    /// Since when `state` holds.
-    pub since: SystemTime,
-    /// How often `state` has changed.
-    pub transitions: u64,
-    /// Checks it must pass before it is up; 0 while it is.
-    pub passes_needed: u32,
-    /// The last check.
-    pub last_check: Option<CheckResult>,
-    /// The last changes of its state, oldest first.
-    pub history: Vec<Entry<State>>,
-}
-
-impl CheckResult {
-    /// Whether it passed.
-    pub fn passed(&self) -> bool {
-        self.error.is_none()
-    }
-
-    fn cause(&self) -> &str {
-        self.error.as_deref().unwrap_or("check passed")
-    }
-}
+/// How often removed backends are forgotten that nobody has any more.
+const SWEEP: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Control {
-    settings: Arc<config::Pool>,
+    /// `[pool.NAME]` as the file has it.
+    pub(super) file: Arc<config::Pool>,
+    /// The same with the runtime changes.
+    pub(super) settings: Arc<config::Pool>,
+    pub(super) overrides: Overrides,
+    pub(super) pause: Pause,
+    /// Removed ones come last, those removed last first among them.
+    pub(super) tracked: Vec<Tracked>,
     fallback: Option<Weak<Pool>>,
     dependents: Vec<Weak<Pool>>,
-    tracked: Vec<Tracked>,
+    /// Of the removed backends that are forgotten.
+    departed: Bytes,
+    cores: usize,
 }
 
-/// What is known of one backend.
-#[derive(Debug)]
-struct Tracked {
-    backend: Arc<Backend>,
-    settings: config::Backend,
-    admin: AdminState,
-    health: Health,
-    since: SystemTime,
-    history: History<State>,
-    last_check: Option<CheckResult>,
+/// Payload that was moved, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// From clients to backends.
+    pub into: u64,
+    /// From backends to clients.
+    pub out: u64,
 }
 
-impl Tracked {
-    fn new(settings: &config::Backend, pool: &config::Pool, cores: usize) -> Self {
-        let thresholds = Thresholds {
-            rise: pool.health.rise,
-            fall: pool.health.fall,
-            patience: pool.health.timeout,
-        };
-        let now = Instant::now();
-        let health = match pool.health.kind {
-            HealthKind::None => Health::unchecked(thresholds, now),
-            _ => Health::new(thresholds, now),
-        };
+impl Bytes {
+    fn of(backend: &Backend) -> Self {
         Self {
-            backend: Arc::new(Backend::new(settings, pool, cores)),
-            settings: settings.clone(),
-            admin: AdminState::Ready,
-            health,
-            since: SystemTime::now(),
-            history: History::default(),
-            last_check: None,
+            into: backend.counters.sum(|cell| cell.bytes_in.value()),
+            out: backend.counters.sum(|cell| cell.bytes_out.value()),
         }
     }
 
-    fn state(&self) -> State {
-        match (self.admin, self.health.state()) {
-            (AdminState::Maintenance, _) => State::Maintenance,
-            (AdminState::Drain, _) => State::Draining,
-            (AdminState::Ready, health::State::Down) => State::Down,
-            (AdminState::Ready, health::State::Starting) => State::Starting,
-            (AdminState::Ready, health::State::Up) => State::Up,
-        }
+    fn add(&mut self, other: Self) {
+        self.into += other.into;
+        self.out += other.out;
     }
+}
 
-    /// Whether new connections may go there while it is `state`.
-    fn takes(&self, state: State) -> bool {
-        self.state() == state && self.settings.weight > 0
-    }
+/// A pool's backends as the admin endpoint shows them.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    /// In file order, then those that were added, then those that were removed and have
+    /// connections left. Names are unique: of several removed ones of a name, and beside one
+    /// that has the name now, the older ones are left out.
+    pub backends: Vec<BackendView>,
+    /// What all others moved since the start.
+    pub others: Bytes,
+    /// Connections of all backends, those left out included.
+    pub active: u64,
+}
 
-    fn member(&self) -> Member {
-        Member {
-            backend: Arc::clone(&self.backend),
-            weight: self.settings.weight,
-        }
-    }
+/// What is due, see [`Pool::due`].
+#[derive(Debug, Default)]
+pub struct Due {
+    /// Backends whose connections have had their time.
+    pub overstayed: Vec<Arc<Backend>>,
+    /// When to ask again, if nothing changes before.
+    pub next: Option<Instant>,
+}
 
-    fn view(&self, now: Instant) -> BackendView {
-        BackendView {
-            backend: Arc::clone(&self.backend),
-            settings: self.settings.clone(),
-            state: self.state(),
-            admin: self.admin,
-            checks: self.health.state(),
-            since: self.since,
-            transitions: self.history.total(),
-            passes_needed: self.health.passes_needed(now),
-            last_check: self.last_check.clone(),
-            history: self.history.entries().cloned().collect(),
-        }
-    }
+/// What a moment brought.
+#[derive(Debug, Default)]
+pub(super) struct Tick {
+    pub(super) moved: Vec<Moved>,
+    pub(super) resumed: bool,
+    pub(super) due: Due,
 }
 
 impl Control {
-    pub(super) fn new(settings: Arc<config::Pool>, cores: usize) -> Self {
-        let tracked = settings
-            .backends
-            .iter()
-            .map(|backend| Tracked::new(backend, &settings, cores))
-            .collect();
-        Self {
-            settings,
+    pub(super) fn new(file: Arc<config::Pool>, cores: usize) -> Self {
+        let mut control = Self {
+            settings: Arc::clone(&file),
+            file,
+            overrides: Overrides::default(),
+            pause: Pause::Never,
+            tracked: Vec::new(),
             fallback: None,
             dependents: Vec::new(),
-            tracked,
-        }
+            departed: Bytes::default(),
+            cores,
+        };
+        control.reconcile(&Stamp::of_file(), Instant::now());
+        control.tracked.iter_mut().for_each(|t| t.original = true);
+        control
     }
 
     pub(super) fn set_fallback(&mut self, fallback: Weak<Pool>) {
@@ -240,20 +122,59 @@ impl Control {
         self.dependents.push(pool);
     }
 
+    /// Brings the backends in line with the file and the runtime changes: those of the same
+    /// name and address stay what they are, others are removed or begin.
+    pub(super) fn reconcile(&mut self, stamp: &Stamp, now: Instant) -> Vec<Moved> {
+        let mut moved = Vec::new();
+        let pool = self.overrides.effective(&self.file);
+        let mut old = std::mem::take(&mut self.tracked);
+        for settings in &pool.backends {
+            let mut tracked = match old.iter().position(|tracked| tracked.is(settings)) {
+                Some(index) => old.remove(index),
+                None => Tracked::new(settings, &pool, self.cores, now),
+            };
+            tracked.retune(settings, &pool);
+            let admin = self.overrides.state(&pool.name, &settings.name);
+            if tracked.admin() != admin {
+                moved.extend(tracked.set_admin(admin, (None, pool.drain_timeout), stamp, now));
+            }
+            self.tracked.push(tracked);
+        }
+        for mut gone in old {
+            if !gone.is_removed() {
+                moved.extend(gone.remove(pool.drain_timeout, stamp, now));
+            }
+            self.tracked.push(gone);
+        }
+        self.settings = pool;
+        moved
+    }
+
+    /// Forgets removed backends that nobody has any more, no connection and no snapshot that
+    /// is still being looked at: nobody can count for them, or pick them, after that.
+    pub(super) fn sweep(&mut self) {
+        let departed = &mut self.departed;
+        self.tracked.retain_mut(|tracked| {
+            let gone = tracked.is_removed() && Arc::get_mut(&mut tracked.backend).is_some();
+            if gone {
+                departed.add(Bytes::of(&tracked.backend));
+            }
+            !gone
+        });
+    }
+
     /// What the data plane is to see; keeps of `old` what did not change.
     pub(super) fn snapshot(&self, old: Option<&Snapshot>) -> Snapshot {
         let rank = |rank: usize, members: Vec<Member>| {
             Tier::new(members, &self.settings, old.map(|old| &old.tiers[rank]))
         };
+        let present = self.tracked.iter().filter(|t| !t.is_removed());
         Snapshot {
             settings: Arc::clone(&self.settings),
+            pause: self.pause,
             fallback: self.fallback.clone(),
             dependents: self.dependents.clone(),
-            backends: self
-                .tracked
-                .iter()
-                .map(|t| Arc::clone(&t.backend))
-                .collect(),
+            backends: present.map(|t| Arc::clone(&t.backend)).collect(),
             tiers: [
                 rank(PRIMARY, self.members(State::Up, |t| !t.settings.backup)),
                 rank(BACKUP, self.members(State::Up, |t| t.settings.backup)),
@@ -275,7 +196,7 @@ impl Control {
         self.members(State::Down, |_| true)
     }
 
-    fn of(&mut self, backend: &Arc<Backend>) -> Option<&mut Tracked> {
+    pub(super) fn of(&mut self, backend: &Arc<Backend>) -> Option<&mut Tracked> {
         let mut all = self.tracked.iter_mut();
         all.find(|tracked| Arc::ptr_eq(&tracked.backend, backend))
     }
@@ -286,96 +207,202 @@ impl Control {
         !all.any(|t| t.takes(State::Up) && !Arc::ptr_eq(&t.backend, backend))
     }
 
-    /// What a check says; the change of state it makes, if any.
-    fn checked(&mut self, backend: &Arc<Backend>, check: CheckResult) -> Option<(State, State)> {
+    /// What a check says; the change of state it makes, if any. A result that comes after its
+    /// backend was removed or put into maintenance is none any more.
+    pub(super) fn checked(
+        &mut self,
+        backend: &Arc<Backend>,
+        check: CheckResult,
+        now: Instant,
+    ) -> Option<Moved> {
         let alone = self.is_alone(backend);
-        let tracked = self.of(backend)?;
+        let tracked = self.of(backend).filter(|tracked| tracked.wants_checks())?;
         let before = tracked.state();
         let (cause, took) = (check.cause().to_owned(), check.took);
         let passed = check.passed();
         tracked.last_check = Some(check);
-        tracked.health.record(passed, alone, Instant::now())?;
-        tracked.moved(before, cause, Some(took))
+        tracked.health.record(passed, alone, now)?;
+        tracked.moved(before, cause, Some(took), "checks")
     }
 
-    fn assume_up(&mut self, now: Instant) -> Vec<(Arc<Backend>, State, State)> {
-        let mut moved = Vec::new();
-        for tracked in &mut self.tracked {
-            let before = tracked.state();
-            if tracked.health.assume_up(now).is_none() {
-                continue;
-            }
-            let cause = "no check result in time".to_owned();
-            if let Some((from, to)) = tracked.moved(before, cause, None) {
-                moved.push((Arc::clone(&tracked.backend), from, to));
+    /// Does what has become due.
+    pub(super) fn tick(&mut self, now: Instant) -> Tick {
+        self.sweep();
+        let mut tick = Tick {
+            moved: self.assume_up(now),
+            resumed: self.pause.until().is_some_and(|until| until <= now),
+            due: Due::default(),
+        };
+        if tick.resumed {
+            self.resume(now);
+        }
+        let mut next: Vec<Instant> = Vec::new();
+        next.extend(self.pause.until());
+        for tracked in &self.tracked {
+            next.extend(tracked.assumed_up_at());
+            match tracked.deadline() {
+                Some(deadline) if deadline > now => next.push(deadline),
+                Some(_) if tracked.backend.active() > 0 => {
+                    tick.due.overstayed.push(Arc::clone(&tracked.backend));
+                    next.push(now + LOOK_AGAIN);
+                }
+                _ if tracked.is_removed() => next.push(now + SWEEP),
+                _ => {}
             }
         }
-        moved
+        tick.due.next = next.into_iter().min();
+        tick
+    }
+
+    fn assume_up(&mut self, now: Instant) -> Vec<Moved> {
+        let all = self.tracked.iter_mut();
+        all.filter_map(|tracked| tracked.assume_up(now)).collect()
+    }
+
+    /// Ends a pause, and lets those in who are held at the pace of a backend that is just back.
+    pub(super) fn resume(&mut self, now: Instant) {
+        self.overrides.resume(&self.file.name);
+        self.pause = Pause::Ended { at: now };
+        self.tracked.iter().for_each(|t| t.backend.reset_window());
+    }
+
+    fn overview(&mut self, now: Instant) -> Overview {
+        self.sweep();
+        let mut others = self.departed;
+        let mut names = HashSet::new();
+        let mut backends = Vec::new();
+        let (removed, present): (Vec<_>, Vec<_>) =
+            self.tracked.iter().partition(|t| t.is_removed());
+        for tracked in present.into_iter().chain(removed) {
+            let shown = !tracked.is_removed() || tracked.backend.active() > 0;
+            if shown && names.insert(Arc::clone(&tracked.backend.name)) {
+                backends.push(tracked.view(now));
+            } else {
+                others.add(Bytes::of(&tracked.backend));
+            }
+        }
+        let active = self.tracked.iter().map(|t| u64::from(t.backend.active()));
+        Overview {
+            backends,
+            others,
+            active: active.sum(),
+        }
     }
 }
 
-impl Tracked {
-    /// Notes that the state is not `before` any more, if so.
-    fn moved(
-        &mut self,
-        before: State,
-        cause: String,
-        check: Option<Duration>,
-    ) -> Option<(State, State)> {
-        let after = self.state();
-        if before == after {
-            return None;
+impl Stamp {
+    /// Of what nobody changed at run time.
+    pub(super) fn of_file() -> Self {
+        Self {
+            since: SystemTime::now(),
+            by: "file".into(),
         }
-        self.since = SystemTime::now();
-        self.history.push(Entry {
-            at: self.since,
-            from: before,
-            to: after,
-            cause,
-            check,
-            by: "checks".into(),
-        });
-        Some((before, after))
     }
 }
 
 impl Pool {
     /// Changes what is known, and lets the data plane know.
     pub(super) fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Control) -> T) -> T {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut control);
-        let snapshot = control.snapshot(Some(&self.current.load()));
-        self.current.store(Arc::new(snapshot));
-        drop(control);
-        self.given_back();
+        let changed: Result<T, std::convert::Infallible> =
+            self.try_change(|control| Ok(change(control)));
+        let Ok(changed) = changed;
         changed
     }
 
-    fn look<T>(&self, look: impl FnOnce(&mut Control) -> T) -> T {
+    /// The same, unless `change` finds a reason to change nothing.
+    pub(super) fn try_change<T, E>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Control) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut control)?;
+        let snapshot = control.snapshot(Some(&self.current.load()));
+        self.current.store(Arc::new(snapshot));
+        drop(control);
+        self.revision.send_replace(());
+        self.given_back();
+        Ok(changed)
+    }
+
+    pub(super) fn look<T>(&self, look: impl FnOnce(&mut Control) -> T) -> T {
         look(&mut self.control.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Every backend as the admin endpoint shows it, in file order.
-    pub fn view(&self) -> Vec<BackendView> {
-        let now = Instant::now();
-        self.look(|control| control.tracked.iter().map(|t| t.view(now)).collect())
+    /// Sees every change of what is known.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.revision.subscribe()
     }
 
-    /// Backends that have no check result yet.
+    /// Every backend as the admin endpoint shows it.
+    pub fn overview(&self) -> Overview {
+        self.look(|control| control.overview(Instant::now()))
+    }
+
+    /// The runtime changes of this pool, oldest first.
+    pub fn overrides(&self) -> Overrides {
+        self.look(|control| control.overrides.clone())
+    }
+
+    /// Every backend, removed ones included.
+    pub(super) fn every_backend(&self) -> Vec<Arc<Backend>> {
+        self.look(|control| {
+            let all = control.tracked.iter();
+            all.map(|tracked| Arc::clone(&tracked.backend)).collect()
+        })
+    }
+
+    /// Backends whose checks are to run.
+    pub fn checked_backends(&self) -> Vec<Arc<Backend>> {
+        self.look(|control| {
+            let wanted = control.tracked.iter().filter(|t| t.wants_checks());
+            wanted.map(|t| Arc::clone(&t.backend)).collect()
+        })
+    }
+
+    /// Backends of the start that have no check result yet, and will have one.
     pub fn unchecked(&self) -> Vec<Arc<str>> {
         self.look(|control| {
-            let waiting = control.tracked.iter().filter(|t| !t.health.decided());
+            let all = control.tracked.iter();
+            let waiting = all.filter(|t| t.original && t.wants_checks() && !t.health.decided());
             waiting.map(|t| Arc::clone(&t.backend.name)).collect()
         })
     }
 
-    /// Backends that have waited for their first check result for `health.timeout` count as
-    /// up from now on.
-    pub fn assume_up(self: &Arc<Self>) {
-        let moved = self.change(|control| control.assume_up(Instant::now()));
-        for (backend, from, to) in moved {
-            self.announce(&backend, from, to, "no check result in time");
+    /// Checks begin `now`, and with them the wait for first results, however long the start took
+    /// up to here.
+    pub fn begin(self: &Arc<Self>, now: Instant) {
+        self.change(|control| {
+            let all = control.tracked.iter_mut();
+            let waiting = all.filter(|t| t.wants_checks() && !t.health.decided());
+            for tracked in waiting {
+                // Nothing that shows changes: they are starting already.
+                let _ = tracked.health.restart(now);
+            }
+        });
+    }
+
+    /// Does what has become due by `now`: backends that have waited for their first check
+    /// result for `health.timeout` count as up, a pause ends. What is due and not for the pool
+    /// to do is told.
+    pub fn due(self: &Arc<Self>, now: Instant) -> Due {
+        let tick = self.look(|control| control.tick(now));
+        if tick.resumed || !tick.moved.is_empty() {
+            self.change(|_| ());
         }
+        if tick.resumed {
+            tracing::info!(pool = &*self.name, "the pause is over");
+        }
+        tick.moved.iter().for_each(|moved| self.announce(moved));
+        tick.due
+    }
+
+    /// So many connections of `backend` were reset because their time was over.
+    pub fn count_reset(&self, backend: &Arc<Backend>, n: u64) {
+        self.look(|control| {
+            if let Some(tracked) = control.of(backend) {
+                tracked.count_reset(n);
+            }
+        });
     }
 
     /// Takes in what a check of `backend` found.
@@ -387,16 +414,15 @@ impl Pool {
         } else {
             counters.checks_failed.add(1);
         }
-        let cause = check.cause().to_owned();
-        let moved = self.look(|control| control.checked(backend, check));
-        let Some((from, to)) = moved else {
+        let moved = self.look(|control| control.checked(backend, check, Instant::now()));
+        let Some(moved) = moved else {
             return self.given_back();
         };
-        if to == State::Up {
+        if moved.to == State::Up {
             backend.reset_window();
         }
         self.change(|_| ());
-        self.announce(backend, from, to, &cause);
+        self.announce(&moved);
     }
 
     /// Whether the next check of `backend` should come soon: its state is in doubt, or it is
@@ -414,14 +440,15 @@ impl Pool {
         })
     }
 
-    fn announce(&self, backend: &Backend, from: State, to: State, cause: &str) {
-        let (pool, name) = (&*self.name, &*backend.name);
-        let (from, state) = (from.as_str(), to.as_str());
-        let usable = self.current.load().usable();
-        if to == State::Up {
-            tracing::info!(pool, backend = name, from, state, cause, usable, "backend");
-        } else {
-            tracing::warn!(pool, backend = name, from, state, cause, usable, "backend");
+    pub(super) fn announce(&self, moved: &Moved) {
+        let (pool, name) = (&*self.name, &*moved.backend.name);
+        let (from, state) = (moved.from.as_str(), moved.to.as_str());
+        let (cause, usable) = (&*moved.cause, self.current.load().usable());
+        match moved.to {
+            State::Down | State::Ejected => {
+                tracing::warn!(pool, backend = name, from, state, cause, usable, "backend");
+            }
+            _ => tracing::info!(pool, backend = name, from, state, cause, usable, "backend"),
         }
     }
 

@@ -159,10 +159,12 @@ impl Health {
         self.suspect = self.state == State::Up;
     }
 
-    /// Checks that had stopped begin anew: nothing is known but how it flapped.
+    /// Checks that had stopped begin anew: nothing is known but how it flapped, and the wait for
+    /// a result begins now.
     pub fn restart(&mut self, now: Instant) -> Option<Transition> {
         self.decided = false;
         self.suspect = false;
+        self.since = now;
         self.turn(State::Starting, now)
     }
 

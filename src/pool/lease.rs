@@ -51,7 +51,7 @@ impl Lease {
     /// The connect succeeded.
     pub fn connected(&mut self, took: Duration, now: Instant) {
         self.backend.connect_seconds.record(took);
-        if self.pool.settings().latency.of == LatencyOf::Connect {
+        if self.pool.current.load().settings.latency.of == LatencyOf::Connect {
             self.backend.observe_latency(took, now);
         }
         self.backend.open_window();
@@ -62,7 +62,7 @@ impl Lease {
     /// The first byte came, so long after the first moment at which it could.
     pub fn answered(&self, took: Duration, now: Instant) {
         self.backend.first_byte_seconds.record(took);
-        if self.pool.settings().latency.of == LatencyOf::FirstByte {
+        if self.pool.current.load().settings.latency.of == LatencyOf::FirstByte {
             self.backend.observe_latency(took, now);
         }
     }

@@ -2,16 +2,20 @@
 //!
 //! The data plane reads an immutable [`Snapshot`] and takes a [`Lease`]; it asks the control
 //! plane nothing and waits for no lock that one holds. The control plane (`control`) keeps
-//! what checks and operators say, and publishes the next snapshot. Connections that nobody
-//! can take wait in [`hold`].
+//! what checks and operators (`runtime`) say, and publishes the next snapshot. Connections that
+//! nobody can take wait in [`hold`].
 
 mod backend;
 mod control;
 pub mod history;
 mod lease;
 pub mod overrides;
+pub mod pause;
+mod runtime;
 mod snapshot;
+mod state;
 mod sync;
+mod tracked;
 
 pub mod health;
 pub mod hold;
@@ -23,13 +27,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 pub use backend::{Backend, BackendCounters};
-pub use control::{AdminState, BackendView, CheckResult, State};
+pub use control::{Bytes, Due, Overview};
 pub use hold::Ticket;
 pub use lease::Lease;
+pub use runtime::{Changed, Refused, Wanted};
 pub use snapshot::Snapshot;
+pub use state::{AdminState, State};
+pub use tracked::{BackendView, CheckResult, Leaving};
 
 use crate::balance::consistent_hash;
 use crate::config::{self, HashKey};
@@ -38,6 +45,7 @@ use crate::metrics::{Counter, Ended, Histogram, PerCore};
 use crate::net::Address;
 use backend::Asker;
 use control::Control;
+use pause::Pause;
 
 /// First pause before the head of the hold queue tries a backend again that refused the last
 /// connect; it doubles up to [`LAST_TICK`].
@@ -78,6 +86,8 @@ pub struct Pool {
     hold: Arc<hold::Queue<Attempt, Lease>>,
     /// Somebody is held.
     holding: Notify,
+    /// Moves on with every published change.
+    revision: watch::Sender<()>,
 }
 
 /// Whom a connection is for, and what it has tried so far.
@@ -187,6 +197,7 @@ impl Pool {
             control: Mutex::new(control),
             hold: Arc::default(),
             holding: Notify::new(),
+            revision: watch::Sender::new(()),
         })
     }
 
@@ -206,9 +217,17 @@ impl Pool {
         Arc::clone(&self.current.load().settings)
     }
 
-    /// The pool that takes what this one cannot take now.
+    /// The pool that takes what this one cannot take now; none while it is paused, as its
+    /// clients are to wait.
     pub fn fallback(&self) -> Option<Arc<Pool>> {
-        self.current.load().fallback.as_ref()?.upgrade()
+        let snapshot = self.current.load();
+        let fallback = snapshot.fallback.as_ref()?;
+        (!snapshot.pause.is_on()).then(|| fallback.upgrade())?
+    }
+
+    /// Whether it is paused, or when it was.
+    pub fn pause_state(&self) -> Pause {
+        self.current.load().pause
     }
 
     /// How many are held now.
@@ -329,7 +348,7 @@ impl Pool {
             &self.hold_seconds,
         ];
         own.into_iter().for_each(|histogram| histogram.step(now));
-        for backend in &self.current.load().backends {
+        for backend in self.every_backend() {
             backend.connect_seconds.step(now);
             backend.first_byte_seconds.step(now);
             backend.duration_seconds.step(now);

@@ -11,6 +11,7 @@ use std::time::Instant;
 use rand::Rng;
 
 use super::backend::{Asker, Backend};
+use super::pause::Pause;
 use super::{Attempt, Pool};
 use crate::balance::{Balancer, Members, Request};
 use crate::config::{self, Balance};
@@ -21,11 +22,13 @@ use crate::log::Pick;
 pub struct Snapshot {
     /// `[pool.NAME]`.
     pub settings: Arc<config::Pool>,
+    /// While it is on nobody gets a backend.
+    pub(super) pause: Pause,
     /// The pool of `fallback`.
     pub(super) fallback: Option<Weak<Pool>>,
     /// Pools that fall back to this one.
     pub(super) dependents: Vec<Weak<Pool>>,
-    /// Every backend, in file order, whatever its state.
+    /// Every backend that was not removed, in file order, whatever its state.
     pub backends: Vec<Arc<Backend>>,
     pub(super) tiers: [Tier; 3],
 }
@@ -97,6 +100,9 @@ impl Snapshot {
         asker: Asker,
         rng: &mut impl Rng,
     ) -> Option<Taken> {
+        if self.pause.is_on() {
+            return None;
+        }
         self.take_from(attempt, asker, &attempt.tried, rng)
             .or_else(|| match attempt.tried.is_empty() {
                 true => None,

@@ -11,6 +11,7 @@ mod privileges;
 mod signals;
 mod stop;
 mod supervised;
+mod tend;
 
 use std::io;
 use std::path::PathBuf;
@@ -41,10 +42,6 @@ pub use privileges::{UserError, drop_to, look_up};
 
 /// How often the windows of percentiles move on.
 const HISTOGRAM_STEP: Duration = Duration::from_secs(10);
-
-/// A first check that ends by its time-out ends as late as the wait for its result: its verdict
-/// is waited for, or a backend that never answers would be up for a moment.
-const LATE_RESULT: Duration = Duration::from_millis(100);
 
 /// Why the balancer cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -218,7 +215,8 @@ impl Serving {
     fn tend_pools(&self) {
         for pool in &self.running.pools {
             tokio::task::spawn_local(Arc::clone(pool).tend());
-            tokio::task::spawn_local(assume_up(Arc::clone(pool)));
+            let cores = self.running.cores.clone();
+            tokio::task::spawn_local(tend::keep_time(Arc::clone(pool), cores));
         }
         tokio::task::spawn_local(step_histograms(Arc::clone(&self.running)));
     }
@@ -273,13 +271,6 @@ fn bind_listeners(
         Listener::bind(Arc::clone(settings), pool.cloned(), cores, inherited).map(Arc::new)
     };
     config.listeners.iter().map(&mut bind).collect()
-}
-
-/// Backends without a check result count as up after `health.timeout`.
-async fn assume_up(pool: Arc<Pool>) {
-    let patience = pool.settings().health.timeout + LATE_RESULT;
-    tokio::time::sleep(patience).await;
-    pool.assume_up();
 }
 
 async fn step_histograms(running: Arc<Running>) {

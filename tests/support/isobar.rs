@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -244,6 +245,8 @@ pub struct Isobar {
     baseline: Baseline,
     exited: Option<ExitStatus>,
     bytes_unchecked: bool,
+    /// It was told to remove a backend.
+    removed: AtomicBool,
     panics_expected: u64,
     dir: TempDir,
 }
@@ -281,6 +284,7 @@ impl Isobar {
             baseline,
             exited: None,
             bytes_unchecked: false,
+            removed: AtomicBool::new(false),
             panics_expected: 0,
             dir: launch.dir,
         }
@@ -334,6 +338,16 @@ impl Isobar {
     /// those of clients, such as checks, or are shared by two processes.
     pub fn skip_byte_check(&mut self) {
         self.bytes_unchecked = true;
+    }
+
+    /// Whether the harness removed a backend of it, whose bytes its pool alone knows.
+    pub fn has_removed(&self) -> bool {
+        self.removed.load(Ordering::SeqCst)
+    }
+
+    /// The case removes a backend by other means than [`tell`](Self::tell).
+    pub fn expect_removal(&self) {
+        self.removed.store(true, Ordering::SeqCst);
     }
 
     /// Lets the invariants take what is open now for what isobar needs when it is idle: for
@@ -483,6 +497,39 @@ impl Isobar {
             token => format!("Authorization: Bearer {token}\r\n"),
         };
         http::get(self.admin(), path, &format!("{token}{headers}"))
+    }
+
+    /// A request with the token and, where there is one, a body of JSON.
+    #[track_caller]
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Response {
+        let token = match &*self.token {
+            "" => String::new(),
+            token => format!("Authorization: Bearer {token}\r\n"),
+        };
+        let kind = match body {
+            "" => "",
+            _ => "Content-Type: application/json\r\n",
+        };
+        http::request(self.admin(), method, path, &format!("{token}{kind}"), body)
+    }
+
+    /// The same, which must be granted; the answer.
+    #[track_caller]
+    pub fn tell(&self, method: &str, path: &str, body: &str) -> Value {
+        let response = self.ask(method, path, body);
+        let granted = matches!(response.status, 200 | 201);
+        if method == "DELETE" && path.starts_with("/pools/") {
+            self.removed.store(true, Ordering::SeqCst);
+        }
+        assert!(granted, "{method} {path} {body}: {}", response.body);
+        response.json()
+    }
+
+    /// Changes a backend: `web/b1`.
+    #[track_caller]
+    pub fn set(&self, backend: &str, body: &str) -> Value {
+        let (pool, name) = backend.split_once('/').expect("a pool and a backend");
+        self.tell("PUT", &format!("/pools/{pool}/backends/{name}"), body)
     }
 
     /// `/stats`.

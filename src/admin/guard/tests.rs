@@ -234,3 +234,20 @@ fn bodies_are_bounded_and_of_two_kinds() {
     let bare = [("host", "localhost")];
     assert_eq!(status(&guard(LOOPBACK, ""), "POST /plan", &bare), 200);
 }
+
+/// Its name has no mode: whoever is on this machine reaches it.
+#[test]
+fn a_unix_socket_without_a_file_shows_all_and_changes_nothing_without_a_token() {
+    let open = guard("unix:@isobar", "");
+    assert_eq!(status(&open, "GET /stats", &[("host", "evil.com")]), 200);
+    assert_eq!(
+        status(&open, "PUT /pools/a/backends/b", &[("host", "x")]),
+        403
+    );
+    let shut = guard("unix:@isobar", "t");
+    let request = "POST /pools/a/pause";
+    assert_eq!(status(&shut, request, &[("host", "x")]), 401);
+    let shown = [("host", "x"), ("authorization", "Bearer t")];
+    assert_eq!(status(&shut, request, &shown), 200);
+    assert_eq!(status(&guard(UNIX, ""), request, &[("host", "x")]), 200);
+}

@@ -32,7 +32,9 @@ impl Snapshot {
     pub(super) fn of(running: &Arc<Running>) -> Self {
         let pools = running.pools.iter();
         Self {
-            pools: pools.map(|pool| (Arc::clone(pool), pool.view())).collect(),
+            pools: pools
+                .map(|pool| (Arc::clone(pool), pool.overview().backends))
+                .collect(),
             usage: Usage::now(&running.process),
             running: Arc::clone(running),
         }

@@ -1,20 +1,18 @@
 //! `isobar status`: what the running balancer is doing, as tables.
 
 mod stats;
-mod table;
-mod words;
 
 use clap::Args;
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::{AdminArgs, Client};
+use super::names::backend_path;
 use super::output::{has_colours, print};
+use super::table::{Cell, Column, Table, Tone};
+use super::words::{bytes, latency, since, span};
 use super::{Failure, Outcome};
 use crate::terminal::replaced;
 use stats::{Backend, Health, History, Named, Pool, Stats};
-use table::{Cell, Column, Table, Tone};
-use words::{bytes, latency, since, span};
 
 /// What to show, and of which balancer.
 #[derive(Debug, Args)]
@@ -51,7 +49,7 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
         Some(Ok((pool, name))) => {
             let pools = &find(&stats.pools, "pool", pool)?.backends;
             let backend = find(pools, "backend", name)?;
-            let history: History = client.get_json(&history_path(pool, name))?;
+            let history: History = client.get_json(&(backend_path(pool, name) + "/history"))?;
             print(view.backend(pool, name, backend) + &view.history(&history))
         }
     }
@@ -74,19 +72,6 @@ fn find<'s, T>(among: &'s Named<T>, kind: &str, name: &str) -> Result<&'s T, Fai
         };
         Failure::failed(format_args!("no {kind} {name:?}; {names}"))
     })
-}
-
-/// What RFC 3986, section 2.3, calls unreserved stands for itself.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-fn history_path(pool: &str, backend: &str) -> String {
-    let segment = |name| utf8_percent_encode(name, SEGMENT);
-    let (pool, backend) = (segment(pool), segment(backend));
-    format!("/pools/{pool}/backends/{backend}/history")
 }
 
 /// The statistics of one moment, ready to be written.
@@ -170,9 +155,10 @@ impl View<'_> {
             table.row([
                 name.into(),
                 (&pool.balance).into(),
-                match pool.held {
-                    0 => 0.into(),
-                    held => Cell::new(held, Tone::Odd),
+                match (pool.held, pool.paused) {
+                    (0, false) => 0.into(),
+                    (held, false) => Cell::new(held, Tone::Odd),
+                    (held, true) => Cell::new(format!("{held} (paused)"), Tone::Odd),
                 },
                 pool.connections.active.into(),
                 pool.connections.total.into(),
@@ -301,7 +287,7 @@ impl View<'_> {
 /// Those that take new connections now, of all.
 fn usable(pool: &Pool) -> Cell {
     let (mut usable, mut all) = (0, 0);
-    for (_, backend) in pool.backends.iter() {
+    for (_, backend) in pool.backends.iter().filter(|(_, b)| b.state != "removed") {
         all += 1;
         usable += u32::from(backend.state == "up" && backend.weight > 0);
     }

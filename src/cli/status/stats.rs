@@ -49,6 +49,8 @@ pub(super) struct Listener {
 pub(super) struct Pool {
     pub(super) balance: String,
     pub(super) held: u64,
+    #[serde(default)]
+    pub(super) paused: bool,
     pub(super) connections: Connections,
     pub(super) backends: Named<Backend>,
 }

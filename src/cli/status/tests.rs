@@ -94,9 +94,11 @@ fn an_unknown_name_is_answered_with_the_known_ones() {
 }
 
 #[test]
-fn a_backend_is_one_segment_of_the_path() {
-    assert_eq!(
-        history_path("web", "unix:/run/b 3.sock"),
-        "/pools/web/backends/unix%3A%2Frun%2Fb%203.sock/history"
-    );
+fn a_paused_pool_and_a_removed_backend_are_told() {
+    let text = STATS.replace("\"held\": 0", "\"held\": 3, \"paused\": true");
+    let text = text.replace("\"state\": \"down\"", "\"state\": \"removed\"");
+    let stats: Stats = serde_json::from_str(&text).expect("statistics");
+    let shown = view(&stats, false).everything();
+    assert!(shown.contains("  3 (paused)  "), "{shown}");
+    assert!(shown.contains("  1/1\n"), "{shown}");
 }

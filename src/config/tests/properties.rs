@@ -195,7 +195,14 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
     let fallback = fallback.prop_map(move |to| to.filter(|to| *to < pools).map(pool_name));
     let words = (choice(), choice(), choice(), choice(), choice());
     let counts = (1..=1000u32, any::<u32>(), 0..=u32::MAX as usize);
-    let times = (timeout(), timeout(), timeout(), interval(), timeout());
+    let times = (
+        timeout(),
+        timeout(),
+        timeout(),
+        interval(),
+        timeout(),
+        timeout(),
+    );
     let kernel = (duration(0, 1000), duration(1000, 32_767_000));
     (backends(), health(), fallback, words, counts, times, kernel).prop_map(
         move |(backends, health, fallback, words, counts, times, kernel)| Pool {
@@ -211,6 +218,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             user_timeout: kernel.0,
             keepalive: Duration::from_secs(kernel.1.as_secs()),
             when_all_down: words.1,
+            drain_timeout: times.5,
             relay: words.2,
             hash: Hash { key: words.3 },
             latency: Latency {

@@ -98,6 +98,10 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
             "7:8: this can be reached from other machines: without a `token` it refuses every change, and every read but /metrics, /healthz and /readyz",
         ),
         (
+            "[admin]\nbind = \"unix:@a\"",
+            "7:8: every user of this machine can reach an abstract Unix socket: without a `token` it refuses every change",
+        ),
+        (
             "[admin]\nbind = \"unix:/a\"\nhosts = [\"lb\"]",
             "8:9: `hosts` has no effect on a Unix socket: any name is accepted there",
         ),

@@ -1,0 +1,215 @@
+//! What operators change in a running pool: states, weights, backends, pauses.
+//!
+//! Each change is noted among the [`overrides`](super::overrides), which say what the pool is
+//! then; live connections are never touched by it. Asking for what is so already is no fault,
+//! and changes nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::control::Control;
+use super::overrides::Stamp;
+use super::pause::Pause;
+use super::tracked::Moved;
+use super::{AdminState, BackendView, Pool};
+use crate::config;
+
+/// Why a pool does not change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It has no backend of that name.
+    #[error("no backend {name} in pool {pool}")]
+    NoBackend {
+        /// The pool.
+        pool: Arc<str>,
+        /// The name that was asked for.
+        name: String,
+    },
+    /// It has a backend of that name already.
+    #[error("pool {pool} has a backend {name} already")]
+    Duplicate {
+        /// The pool.
+        pool: Arc<str>,
+        /// The name.
+        name: Arc<str>,
+    },
+    /// To pause it would be to refuse its clients.
+    #[error("pool {0} holds nothing (hold.max = 0), so its clients would be refused")]
+    HoldsNothing(Arc<str>),
+}
+
+/// What a backend is to be; what is not given stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its admin state.
+    pub state: Option<AdminState>,
+    /// Its weight, 0 to 1000; 0: no new connections.
+    pub weight: Option<u32>,
+    /// What its live connections have left where `state` takes new ones away from it; zero: all
+    /// they need. Not given: the pool's `drain_timeout`.
+    pub timeout: Option<Duration>,
+}
+
+/// A backend before and after a change.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// Before.
+    pub before: BackendView,
+    /// After.
+    pub after: BackendView,
+}
+
+impl Control {
+    fn present(&self, name: &str) -> Result<usize, Refused> {
+        let mut all = self.tracked.iter();
+        let found = all.position(|tracked| tracked.is_named(name));
+        found.ok_or_else(|| Refused::NoBackend {
+            pool: Arc::clone(&self.file.name),
+            name: name.to_owned(),
+        })
+    }
+
+    fn set(
+        &mut self,
+        name: &str,
+        wanted: Wanted,
+        stamp: &Stamp,
+        now: Instant,
+    ) -> Result<(Changed, Option<Moved>), Refused> {
+        let index = self.present(name)?;
+        let before = self.tracked[index].view(now);
+        let name = Arc::clone(&before.backend.name);
+        if let Some(weight) = wanted.weight.filter(|w| *w != before.settings.weight) {
+            self.overrides
+                .set_weight(&self.file, &name, weight, stamp.clone());
+            self.reconcile(stamp, now);
+        }
+        let index = self.present(&name)?;
+        let mut moved = None;
+        if let Some(state) = wanted.state {
+            if state != before.admin {
+                let pool = Arc::clone(&self.file.name);
+                self.overrides.set_state(&pool, &name, state, stamp.clone());
+            }
+            let time = (wanted.timeout, self.settings.drain_timeout);
+            moved = self.tracked[index].set_admin(state, time, stamp, now);
+        }
+        let after = self.tracked[index].view(now);
+        Ok((Changed { before, after }, moved))
+    }
+
+    fn add(
+        &mut self,
+        backend: config::Backend,
+        stamp: &Stamp,
+        now: Instant,
+    ) -> Result<BackendView, Refused> {
+        let name = Arc::clone(&backend.name);
+        if self.present(&name).is_ok() {
+            let pool = Arc::clone(&self.file.name);
+            return Err(Refused::Duplicate { pool, name });
+        }
+        self.overrides.add(&self.file, backend, stamp.clone());
+        self.reconcile(stamp, now);
+        let index = self.present(&name)?;
+        Ok(self.tracked[index].view(now))
+    }
+
+    fn remove(
+        &mut self,
+        name: &str,
+        stamp: &Stamp,
+        now: Instant,
+    ) -> Result<(Changed, Vec<Moved>), Refused> {
+        let index = self.present(name)?;
+        let before = self.tracked[index].view(now);
+        let backend = Arc::clone(&before.backend);
+        self.overrides
+            .remove(&self.file, &backend.name, stamp.clone());
+        let moved = self.reconcile(stamp, now);
+        let after = match self.of(&backend) {
+            Some(tracked) => tracked.view(now),
+            None => before.clone(),
+        };
+        Ok((Changed { before, after }, moved))
+    }
+
+    fn pause(
+        &mut self,
+        length: Option<Duration>,
+        stamp: Stamp,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let pool = Arc::clone(&self.file.name);
+        if self.settings.hold.max == 0 {
+            return Err(Refused::HoldsNothing(pool));
+        }
+        let until = length.and_then(|length| stamp.since.checked_add(length));
+        self.overrides.pause(&pool, until, stamp);
+        self.pause = Pause::lasting(length, now);
+        Ok(())
+    }
+}
+
+impl Pool {
+    /// Changes state or weight of a backend.
+    ///
+    /// # Errors
+    /// [`Refused::NoBackend`]; one that was removed is none.
+    pub fn set(
+        self: &Arc<Self>,
+        name: &str,
+        wanted: Wanted,
+        stamp: &Stamp,
+    ) -> Result<Changed, Refused> {
+        let now = Instant::now();
+        let (changed, moved) = self.try_change(|control| control.set(name, wanted, stamp, now))?;
+        moved.iter().for_each(|moved| self.announce(moved));
+        Ok(changed)
+    }
+
+    /// Adds a backend, which begins as those of the file do: with checks, if there are any.
+    ///
+    /// # Errors
+    /// [`Refused::Duplicate`].
+    pub fn add(
+        self: &Arc<Self>,
+        backend: config::Backend,
+        stamp: &Stamp,
+    ) -> Result<BackendView, Refused> {
+        let now = Instant::now();
+        self.try_change(|control| control.add(backend, stamp, now))
+    }
+
+    /// Removes a backend. Its live connections go on, for the pool's `drain_timeout`.
+    ///
+    /// # Errors
+    /// [`Refused::NoBackend`].
+    pub fn remove(self: &Arc<Self>, name: &str, stamp: &Stamp) -> Result<Changed, Refused> {
+        let now = Instant::now();
+        let (changed, moved) = self.try_change(|control| control.remove(name, stamp, now))?;
+        moved.iter().for_each(|moved| self.announce(moved));
+        Ok(changed)
+    }
+
+    /// Holds every new connection, for `length` or until [`resume`](Self::resume). A pool that
+    /// is paused already gets the new end.
+    ///
+    /// # Errors
+    /// [`Refused::HoldsNothing`].
+    pub fn pause(self: &Arc<Self>, length: Option<Duration>, stamp: &Stamp) -> Result<(), Refused> {
+        self.try_change(|control| control.pause(length, stamp.clone(), Instant::now()))
+    }
+
+    /// Lets connections in again, those who are held first.
+    pub fn resume(self: &Arc<Self>) {
+        self.change(|control| {
+            if control.pause.is_on() {
+                control.resume(Instant::now());
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
