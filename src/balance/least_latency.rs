@@ -62,6 +62,7 @@ fn cheaper(members: &impl Members, first: usize, second: usize) -> usize {
 }
 
 /// latency × (active + 1) / weight.
+#[inline]
 fn cost(members: &impl Members, i: usize, latency: f64) -> f64 {
     let connections = f64::from(members.active(i)) + 1.0;
     latency * connections / f64::from(members.weight(i).max(1))

@@ -55,6 +55,7 @@ impl Smooth {
     }
 
     /// The lag of member `i` once this turn is counted.
+    #[inline]
     fn due(&self, i: usize, weight: u32, scale: i64) -> i64 {
         self.lag[i] + i64::from(weight) * scale
     }

@@ -6,16 +6,20 @@
 //! counted or moved on. What it tells is of the moment at which it looked: with other traffic
 //! the next connection may find something else.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::backend::{Asker, Obstacle};
 use super::pause::Pause;
-use super::snapshot::{Member, Open, Snapshot};
+use super::snapshot::{Open, Snapshot};
 use super::{Attempt, Backend, BackendView, Client, NotHeld, Pool, State};
 use crate::balance::{Balancer, Choice, Members, Request, Score, Standing, Still};
 use crate::config::{self, Balance, HashKey};
 use crate::log::Pick;
+
+/// Attempts beyond this many are not told: a person has long stopped reading.
+const MOST_TOLD: u32 = 16;
 
 /// Who is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +202,7 @@ impl Pool {
         let asker = if queues { Asker::Held } else { Asker::Arriving };
         let mut trial = Trial::new(&snapshot, key);
         let mut attempts = Vec::new();
-        while attempt.made() < settings.connect_attempts {
+        while attempt.made() < settings.connect_attempts.min(MOST_TOLD) {
             let choose = &mut |rank, open: &Open<'_>, request| trial.choose(rank, open, request);
             let Some(taken) = snapshot.take_by(&attempt, asker, choose) else {
                 break;
@@ -302,15 +306,19 @@ impl<'a> Trial<'a> {
         let present = views
             .into_iter()
             .filter(|view| view.state != State::Removed);
-        present.map(|view| self.backend(view)).collect()
+        let places = self.places();
+        let place = |view: &BackendView| places.get(&Arc::as_ptr(&view.backend)).copied();
+        present
+            .map(|view| self.backend(place(&view), view))
+            .collect()
     }
 
-    fn backend(&self, view: BackendView) -> BackendStep {
+    fn backend(&self, place: Option<(usize, usize)>, view: BackendView) -> BackendStep {
         let out = Standing {
             score: self.score_of_one_out(&view),
             chance: Some(0.0),
         };
-        let (verdict, Standing { score, chance }) = match self.place(&view) {
+        let (verdict, Standing { score, chance }) = match place {
             None => (Verdict::Out, out),
             Some((rank, i)) => match &self.found[rank] {
                 None if self.snapshot.pause.is_on() => (Verdict::NotAsked, out),
@@ -331,14 +339,14 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// The tier that it is in, and which of its members it is.
-    fn place(&self, view: &BackendView) -> Option<(usize, usize)> {
-        let mut tiers = self.snapshot.tiers.iter().enumerate();
-        tiers.find_map(|(rank, tier)| {
-            let mut members = tier.members.iter();
-            let is_it = |member: &Member| Arc::ptr_eq(&member.backend, &view.backend);
-            members.position(is_it).map(|i| (rank, i))
-        })
+    /// Every member by its backend: the tier that it is in, and which of its members it is.
+    fn places(&self) -> HashMap<*const Backend, (usize, usize)> {
+        let tiers = self.snapshot.tiers.iter().enumerate();
+        let members = tiers.flat_map(|(rank, tier)| {
+            let members = tier.members.iter().enumerate();
+            members.map(move |(i, member)| (Arc::as_ptr(&member.backend), (rank, i)))
+        });
+        members.collect()
     }
 
     /// With `consistent-hash` one that is out may be the client's own, which it comes back to.
