@@ -6,8 +6,7 @@ pub(super) fn is_later(path: &str) -> bool {
     let segments: Vec<_> = path.split('/').skip(1).collect();
     matches!(
         segments[..],
-        ["events" | "series" | "explain" | "plan" | "reload" | "upgrade"]
-            | ["pools", _, "rebalance"]
+        ["events" | "series" | "plan" | "reload" | "upgrade"] | ["pools", _, "rebalance"]
     )
 }
 

@@ -7,6 +7,7 @@
 //! | `running` | the parts of the balancer that there is to tell of |
 //! | `actions`, `kill`, `body`, `audit` | changes: what they do, what they bring, who made them |
 //! | `stats`, `prometheus`, `connections`, `history`, `page` | the answers |
+//! | `explain` | where a client would go, and why |
 //! | `later` | what a later version answers |
 //! | `process`, `words` | what the kernel says; how values are written |
 //!
@@ -19,6 +20,7 @@ mod body;
 mod connections;
 mod endpoint;
 mod error;
+mod explain;
 mod guard;
 mod history;
 mod http;
@@ -64,6 +66,7 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
         .route("/metrics", get(metrics))
         .route("/connections", get(connections).delete(kill::many))
         .route("/connections/{id}", delete(kill::one))
+        .route("/explain", get(explain))
         .route("/config", get(config))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -169,6 +172,14 @@ async fn connections(
 ) -> Result<Json<Connections>, Refusal> {
     let query = connections::Query::parse(read(pairs)?)?;
     Ok(Json(Connections::of(&running, &query).await))
+}
+
+async fn explain(
+    State(running): State<Arc<Running>>,
+    pairs: Pairs,
+) -> Result<Json<explain::Answer>, Refusal> {
+    let query = explain::Query::parse(read(pairs)?)?;
+    explain::Answer::of(&running, query).map(Json)
 }
 
 async fn config(State(running): State<Arc<Running>>) -> Response {

@@ -130,6 +130,13 @@ impl Running {
         waiting
     }
 
+    /// The listener of that name.
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners
+            .iter()
+            .find(|listener| *listener.settings.name == *name)
+    }
+
     /// The pool of that name.
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
         self.pools.iter().find(|pool| *pool.name == *name)

@@ -10,6 +10,7 @@ mod client;
 mod completions;
 mod connections;
 mod demo;
+mod explain;
 mod names;
 mod output;
 mod pause;
@@ -45,6 +46,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show listeners, pools and backends of the running balancer
     Status(status::StatusArgs),
+    /// Tell which backend a client would get now, and why, step by step
+    Explain(explain::ExplainArgs),
     /// Have a backend take connections again
     Ready(backend::ReadyArgs),
     /// Have a backend take no new connections; live ones go on, and so do its checks
@@ -167,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Status(args) => status::status(&args),
+        Command::Explain(args) => explain::explain(&args),
         Command::Ready(args) => backend::ready(&args),
         Command::Drain(args) => backend::drain(&args),
         Command::Maintenance(args) => backend::maintenance(&args),
@@ -205,15 +209,7 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
 }
 
 /// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 7] = [
-    "top",
-    "plan",
-    "reload",
-    "explain",
-    "rebalance",
-    "upgrade",
-    "simulate",
-];
+const LATER: [&str; 6] = ["top", "plan", "reload", "rebalance", "upgrade", "simulate"];
 
 fn later() -> Option<Failure> {
     let command = std::env::args_os().nth(1)?.into_string().ok()?;

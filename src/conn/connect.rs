@@ -67,11 +67,7 @@ impl<'a> Connector<'a> {
             if let Some(connected) = self.try_pool(&home, &mut attempt, None).await? {
                 return Ok(connected);
             }
-            // Whoever arrives while others are held queues behind them: they are let into the
-            // fallback first.
-            if home.held() == 0
-                && let Some(connected) = self.try_fallbacks(&home).await?
-            {
+            if let Some(connected) = self.try_fallbacks(home.overflow()).await? {
                 return Ok(connected);
             }
             self.record.enter_pool(&home);
@@ -125,8 +121,10 @@ impl<'a> Connector<'a> {
         Ok(None)
     }
 
-    async fn try_fallbacks(&mut self, home: &Arc<Pool>) -> Result<Option<Connected>, Ended> {
-        let mut next = home.fallback();
+    async fn try_fallbacks(
+        &mut self,
+        mut next: Option<Arc<Pool>>,
+    ) -> Result<Option<Connected>, Ended> {
         while let Some(pool) = next {
             let mut attempt = Attempt::new(self.whom);
             if let Some(connected) = self.try_pool(&pool, &mut attempt, None).await? {
