@@ -51,6 +51,6 @@ pub use isobar::{Exit, Isobar, Launch, samples};
 pub use log::{Line, Log};
 pub use paths::{Engine, Path, on_every_path, on_every_path_with};
 pub use pattern::Pattern;
-pub use process::{Process, is_listening, sockets_at};
-pub use stream::{End, STALL, Stream};
+pub use process::{Process, auto_finds_bulk, is_listening, sockets_at};
+pub use stream::{End, STALL, Stream, is_reset};
 pub use tally::Tally;
