@@ -54,6 +54,6 @@ pub use log::{Line, Log};
 pub use manager::Manager;
 pub use paths::{Engine, Path, on_every_path, on_every_path_with};
 pub use pattern::Pattern;
-pub use process::{Process, is_listening, sockets_at};
-pub use stream::{End, STALL, Stream};
+pub use process::{Process, auto_finds_bulk, is_listening, sockets_at};
+pub use stream::{End, STALL, Stream, is_reset};
 pub use tally::Tally;
