@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use support::{
     Backend, End, Family, Isobar, Pattern, STALL, Stream, auto_finds_bulk, on_every_path,
     on_every_path_with, scaled, web,
@@ -334,6 +335,29 @@ fn a_single_byte_is_never_kept_back() {
             client.expect(byte);
         }
         assert!(started.elapsed() < support::patience(), "{}", path.name);
+        close(&client, &backend);
+    });
+}
+
+/// A read of a Unix socket stops where descriptors were passed, with more behind them:
+///
+/// 1. while isobar stands still, a client sends bytes with a descriptor, then more bytes;
+/// 2. isobar goes on, and all of them arrive, without the descriptor and without another byte
+///    that would wake it again.
+#[test]
+fn bytes_behind_a_passed_descriptor_arrive_without_more_to_push_them() {
+    on_every_path(|path| {
+        if path.family != Family::Unix {
+            return;
+        }
+        let (client, backend) = path.open();
+        client.write("a");
+        backend.expect("a");
+        path.isobar.signal(Signal::STOP);
+        client.write_with_descriptor("bc");
+        client.write("de");
+        path.isobar.signal(Signal::CONT);
+        backend.expect("bcde");
         close(&client, &backend);
     });
 }
