@@ -7,7 +7,6 @@ pub(super) fn is_later(path: &str) -> bool {
     matches!(
         segments[..],
         ["events" | "series" | "explain" | "plan" | "reload" | "upgrade"]
-            | ["pools", _, "rebalance"]
     )
 }
 
@@ -20,7 +19,7 @@ mod tests {
         for (path, later) in [
             ("/reload", true),
             ("/events", true),
-            ("/pools/web/rebalance", true),
+            ("/pools/web/rebalance", false),
             ("/connections", false),
             ("/pools/web/pause", false),
             ("/pools/web/backends/b1/history", false),

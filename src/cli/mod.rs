@@ -13,6 +13,7 @@ mod demo;
 mod names;
 mod output;
 mod pause;
+mod rebalance;
 mod run;
 mod status;
 mod table;
@@ -61,6 +62,8 @@ enum Command {
     Pause(pause::PauseArgs),
     /// Let the connections of a paused pool in again, paced
     Resume(pause::ResumeArgs),
+    /// Even a pool: close, at quiet moments, the connections whose redial does it
+    Rebalance(rebalance::RebalanceArgs),
     /// List live connections
     Connections(connections::ConnectionsArgs),
     /// Reset live connections, on both sides
@@ -175,6 +178,7 @@ pub fn main() -> ExitCode {
         Command::Remove(args) => backend::remove(&args),
         Command::Pause(args) => pause::pause(&args),
         Command::Resume(args) => pause::resume(&args),
+        Command::Rebalance(args) => rebalance::rebalance(&args),
         Command::Connections(args) => connections::connections(&args),
         Command::Kill(args) => connections::kill(&args),
         Command::Completions(args) => completions::completions(&args),
@@ -205,15 +209,7 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
 }
 
 /// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 7] = [
-    "top",
-    "plan",
-    "reload",
-    "explain",
-    "rebalance",
-    "upgrade",
-    "simulate",
-];
+const LATER: [&str; 6] = ["top", "plan", "reload", "explain", "upgrade", "simulate"];
 
 fn later() -> Option<Failure> {
     let command = std::env::args_os().nth(1)?.into_string().ok()?;

@@ -11,10 +11,12 @@ pub mod history;
 mod lease;
 pub mod overrides;
 pub mod pause;
+pub mod rebalance;
 mod runtime;
 mod snapshot;
 mod state;
 mod sync;
+mod taking;
 mod tracked;
 
 pub mod health;
@@ -33,9 +35,11 @@ pub use backend::{Backend, BackendCounters};
 pub use control::{Bytes, Due, Overview};
 pub use hold::Ticket;
 pub use lease::Lease;
+pub use rebalance::Rebalance;
 pub use runtime::{Changed, Refused, Wanted};
 pub use snapshot::Snapshot;
 pub use state::{AdminState, State};
+pub use taking::Taking;
 pub use tracked::{BackendView, CheckResult, Leaving};
 
 use crate::balance::consistent_hash;
@@ -88,6 +92,8 @@ pub struct Pool {
     holding: Notify,
     /// Moves on with every published change.
     revision: watch::Sender<()>,
+    /// The rebalance that goes on, or the last one.
+    rebalance: Mutex<Option<Arc<Rebalance>>>,
 }
 
 /// Whom a connection is for, and what it has tried so far.
@@ -198,6 +204,7 @@ impl Pool {
             hold: Arc::default(),
             holding: Notify::new(),
             revision: watch::Sender::new(()),
+            rebalance: Mutex::default(),
         })
     }
 

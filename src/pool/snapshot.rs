@@ -43,8 +43,8 @@ pub(super) const LAST_RESORT: usize = 2;
 /// Backends of equal rank and the strategy that chooses among them.
 #[derive(Clone, Debug)]
 pub(super) struct Tier {
-    members: Arc<[Member]>,
-    balancer: Arc<Balancer>,
+    pub(super) members: Arc<[Member]>,
+    pub(super) balancer: Arc<Balancer>,
 }
 
 /// A backend and its share.
