@@ -18,6 +18,7 @@
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
 //! | [`listener`] | accept and admit |
 //! | [`check`] | active health checks |
+//! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
 //! | [`plan`] | what a reload would change, and which connections it would touch |
 //! | [`admin`] | the HTTP endpoint |
 //! | [`server`] | what is started, in which order, and how it stops |
@@ -39,6 +40,7 @@ pub mod metrics;
 pub mod net;
 pub mod plan;
 pub mod pool;
+pub mod rebalance;
 pub mod runtime;
 pub mod server;
 mod terminal;

@@ -47,7 +47,7 @@ fn listener_shape() -> Value {
 fn pool_shape() -> Value {
     json!({
         "balance": "string", "held": "number", "held_total": "number",
-        "paused": "bool", "paused_until": "null",
+        "paused": "bool", "paused_until": "null", "rebalancing": "null",
         "connections": {"active": "number", "total": "number"},
         "bytes_in": "number", "bytes_out": "number",
         "ended": names(families::ENDED, "reason"),

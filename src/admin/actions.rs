@@ -19,8 +19,10 @@ use super::words::At;
 use crate::config;
 use crate::pool::{AdminState, BackendView, Pool, Refused, Wanted};
 
-type App = State<Arc<Running>>;
-type By = Extension<Peer>;
+pub(super) type App = State<Arc<Running>>;
+pub(super) type By = Extension<Peer>;
+/// Of the pool in the path.
+pub(super) type Name = Names<String>;
 /// Of the names in the path.
 type Names<T> = Result<Path<T>, PathRejection>;
 
@@ -57,7 +59,7 @@ struct Pausing {
 /// What is not to be configured.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 #[derive(Debug)]
 struct Word(AdminState);
@@ -158,7 +160,7 @@ pub(super) async fn set(
 pub(super) async fn add(
     State(running): App,
     Extension(peer): By,
-    name: Names<String>,
+    name: Name,
     request: Request,
 ) -> Result<(StatusCode, Json<BackendStats>), Refusal> {
     let pool = find(&running, &one(name)?)?;
@@ -249,10 +251,7 @@ impl Paused {
 }
 
 /// Whether a pool is paused.
-pub(super) async fn paused(
-    State(running): App,
-    name: Names<String>,
-) -> Result<Json<Paused>, Refusal> {
+pub(super) async fn paused(State(running): App, name: Name) -> Result<Json<Paused>, Refusal> {
     let pool = find(&running, &one(name)?)?;
     Ok(Json(Paused::of(pool)))
 }
@@ -261,7 +260,7 @@ pub(super) async fn paused(
 pub(super) async fn pause(
     State(running): App,
     Extension(peer): By,
-    name: Names<String>,
+    name: Name,
     request: Request,
 ) -> Result<Json<Paused>, Refusal> {
     let pool = find(&running, &one(name)?)?;
@@ -282,7 +281,7 @@ pub(super) async fn pause(
 pub(super) async fn resume(
     State(running): App,
     Extension(peer): By,
-    name: Names<String>,
+    name: Name,
     request: Request,
 ) -> Result<Json<Paused>, Refusal> {
     let pool = find(&running, &one(name)?)?;
@@ -307,11 +306,11 @@ fn audited(peer: &Peer, what: &str, before: String, pool: &Pool) -> Json<Paused>
     Json(paused)
 }
 
-fn find<'r>(running: &'r Running, name: &str) -> Result<&'r Arc<Pool>, Refusal> {
+pub(super) fn find<'r>(running: &'r Running, name: &str) -> Result<&'r Arc<Pool>, Refusal> {
     running.pool(name).ok_or_else(|| no_pool(name))
 }
 
-fn one(name: Names<String>) -> Result<String, Refusal> {
+pub(super) fn one(name: Name) -> Result<String, Refusal> {
     let Path(name) = name.map_err(|error| Refusal::bad_request(error.body_text()))?;
     Ok(name)
 }

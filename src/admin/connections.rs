@@ -182,6 +182,7 @@ mod tests {
             bytes_in: 1,
             bytes_out: 2,
             phase: Phase::Connecting,
+            answered: false,
         }
     }
 

@@ -6,7 +6,7 @@ pub(super) fn is_later(path: &str) -> bool {
     let segments: Vec<_> = path.split('/').skip(1).collect();
     matches!(
         segments[..],
-        ["events" | "series" | "plan" | "reload" | "upgrade"] | ["pools", _, "rebalance"]
+        ["events" | "series" | "plan" | "reload" | "upgrade"]
     )
 }
 
@@ -19,7 +19,7 @@ mod tests {
         for (path, later) in [
             ("/reload", true),
             ("/events", true),
-            ("/pools/web/rebalance", true),
+            ("/pools/web/rebalance", false),
             ("/connections", false),
             ("/pools/web/pause", false),
             ("/pools/web/backends/b1/history", false),

@@ -5,7 +5,7 @@
 //! | `endpoint`, `http` | binding, who gets in, one connection |
 //! | `guard`, `error` | who may ask for what, and how a refusal looks |
 //! | `running` | the parts of the balancer that there is to tell of |
-//! | `actions`, `kill`, `body`, `audit` | changes: what they do, what they bring, who made them |
+//! | `actions`, `kill`, `rebalance`, `body`, `audit` | changes: what they do, what they bring, who made them |
 //! | `stats`, `prometheus`, `connections`, `history`, `page` | the answers |
 //! | `explain` | where a client would go, and why |
 //! | `later` | what a later version answers |
@@ -29,6 +29,7 @@ mod later;
 mod page;
 mod process;
 mod prometheus;
+mod rebalance;
 mod running;
 mod stats;
 mod words;
@@ -81,6 +82,12 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
             get(actions::paused).post(actions::pause),
         )
         .route("/pools/{pool}/resume", post(actions::resume))
+        .route(
+            "/pools/{pool}/rebalance",
+            get(rebalance::show)
+                .post(rebalance::begin)
+                .delete(rebalance::stop),
+        )
         .fallback(nothing_there)
         .method_not_allowed_fallback(other_method)
         .with_state(running);

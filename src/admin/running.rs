@@ -110,9 +110,12 @@ impl Running {
         }
     }
 
-    /// A stop has begun: the process is not ready any more.
+    /// A stop has begun: the process is not ready any more, and nobody is sent to redial.
     pub fn begin_stop(&self) {
         self.phase.store(Phase::Stopping as u8, Ordering::Relaxed);
+        for pool in &self.pools {
+            pool.stop_rebalance();
+        }
     }
 
     /// Why the process is not ready, one sentence each; none: it is.

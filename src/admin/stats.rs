@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Running;
 use super::history::Transition;
+use super::rebalance::Progress;
 use super::words::{At, Seconds, Table};
 use crate::listener::Listener;
 use crate::metrics::histogram::Summary;
@@ -96,6 +97,8 @@ struct PoolStats {
     paused: bool,
     /// When that ends by itself; null: it does not, or is not so.
     paused_until: Option<At>,
+    /// The rebalance that goes on.
+    rebalancing: Option<Progress>,
     connections: Connections,
     bytes_in: u64,
     bytes_out: u64,
@@ -286,6 +289,7 @@ fn of_pool(pool: &Pool, now: Instant) -> PoolStats {
         held_total: counters.sum(|cell| cell.held.value()),
         paused: paused.is_some(),
         paused_until: paused.flatten().map(At),
+        rebalancing: Progress::going_on(pool),
         connections: of_pool_connections(counters, ended.values().sum()),
         bytes_in: others.into + backends.values().map(|b| b.bytes_in).sum::<u64>(),
         bytes_out: others.out + backends.values().map(|b| b.bytes_out).sum::<u64>(),

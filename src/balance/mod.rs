@@ -32,6 +32,7 @@ mod round_robin;
 mod smooth;
 
 pub mod consistent_hash;
+pub mod evening;
 
 #[cfg(test)]
 mod testing;

@@ -14,6 +14,7 @@ mod explain;
 mod names;
 mod output;
 mod pause;
+mod rebalance;
 mod run;
 mod status;
 mod table;
@@ -64,6 +65,8 @@ enum Command {
     Pause(pause::PauseArgs),
     /// Let the connections of a paused pool in again, paced
     Resume(pause::ResumeArgs),
+    /// Even a pool: close, at quiet moments, the connections whose redial does it
+    Rebalance(rebalance::RebalanceArgs),
     /// List live connections
     Connections(connections::ConnectionsArgs),
     /// Reset live connections, on both sides
@@ -179,6 +182,7 @@ pub fn main() -> ExitCode {
         Command::Remove(args) => backend::remove(&args),
         Command::Pause(args) => pause::pause(&args),
         Command::Resume(args) => pause::resume(&args),
+        Command::Rebalance(args) => rebalance::rebalance(&args),
         Command::Connections(args) => connections::connections(&args),
         Command::Kill(args) => connections::kill(&args),
         Command::Completions(args) => completions::completions(&args),
@@ -209,7 +213,7 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
 }
 
 /// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 6] = ["top", "plan", "reload", "rebalance", "upgrade", "simulate"];
+const LATER: [&str; 5] = ["top", "plan", "reload", "upgrade", "simulate"];
 
 fn later() -> Option<Failure> {
     let command = std::env::args_os().nth(1)?.into_string().ok()?;

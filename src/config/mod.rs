@@ -28,6 +28,7 @@ mod keys;
 mod load;
 mod one_backend;
 mod places;
+mod rate;
 mod reference;
 mod references;
 mod render;
@@ -57,6 +58,7 @@ pub use fields::Effect;
 pub use load::{Loaded, NotFound, find, load, load_admin, parse};
 pub use one_backend::{FieldFault, backend};
 pub use places::KeyPath;
+pub use rate::{Rate, percentage};
 pub use reference::reference;
 #[cfg(test)]
 pub(crate) use tests::properties::loaded as any_loaded;
@@ -218,6 +220,8 @@ pub struct Pool {
     pub user_timeout: Duration,
     /// First keep-alive probe after it, see tcp(7); 0: off. Default 60 s.
     pub keepalive: Duration,
+    /// How long nothing may have moved before a connection counts as quiet; not 0. Default 1 s.
+    pub quiet: Duration,
     /// Use backends that are down by checks when none is up. Default hold.
     pub when_all_down: WhenAllDown,
     /// How long live connections of a backend that was drained, put into maintenance or removed

@@ -269,6 +269,11 @@ pub(super) static POOL: Table = Table {
             default: "\"60s\"",
             doc: "First keep-alive probe after this long without a byte, then every third of it, three probes; whole seconds. 0s: off.",
         },
+        interval(
+            "quiet",
+            "\"1s\"",
+            "`isobar rebalance` closes a connection only when it is quiet: the last byte came from the backend, all is acknowledged, no FIN yet, and nothing has moved for this long.",
+        ),
         word(
             "when_all_down",
             words::<WhenAllDown>,
@@ -292,7 +297,6 @@ pub(super) static POOL: Table = Table {
         table("hold", &HOLD),
         later("resolve"),
         later("max_age"),
-        later("quiet"),
         later("replay"),
         later("send_proxy"),
         later("source_address"),

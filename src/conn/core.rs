@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ending::Order;
+use super::leaving::{Leave, Leaving};
 use super::listing::Ask;
 use super::relay::Pipes;
 use crate::log;
@@ -33,6 +34,8 @@ pub enum Command {
     Connections(Ask),
     /// To end some of its connections at once, or a part of them.
     End(Order),
+    /// To end one of its connections at a quiet moment.
+    Leave(Leave),
     /// To end every connection at once, those still to come included.
     EndAll(Ended),
     /// To answer.
@@ -157,6 +160,11 @@ impl Core {
         order.obey(&self.entries.borrow());
     }
 
+    /// Has one of its connections end at a quiet moment.
+    pub fn leave(&self, leave: Leave) {
+        leave.pass_on(|id| self.entries.borrow().get(&id).cloned());
+    }
+
     /// Ends every connection of this core at once, and for good: those that are on their way
     /// here, or whose task has not begun, end when they enter.
     pub fn end_all(&self, ended: Ended) {
@@ -216,7 +224,10 @@ pub struct Entry {
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
     moved_at: Cell<Instant>,
+    /// The last byte came from the backend.
+    answered: Cell<bool>,
     ending: Cell<Option<Ended>>,
+    leaving: RefCell<Option<Leaving>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -250,6 +261,8 @@ pub struct ConnectionView {
     pub bytes_out: u64,
     /// How far it has come.
     pub phase: Phase,
+    /// The last byte came from the backend: nobody waits for an answer.
+    pub answered: bool,
 }
 
 impl Entry {
@@ -264,7 +277,9 @@ impl Entry {
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
             moved_at: Cell::new(now),
+            answered: Cell::new(false),
             ending: Cell::new(None),
+            leaving: RefCell::default(),
             waker: RefCell::default(),
         }
     }
@@ -330,6 +345,15 @@ impl Entry {
         self.moved_at.set(now);
     }
 
+    /// Whether the last byte came from the backend.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.get()
+    }
+
+    pub(super) fn set_answered(&self, answered: bool) {
+        self.answered.set(answered);
+    }
+
     /// Whether any byte was delivered.
     pub(super) fn has_moved(&self) -> bool {
         self.bytes_in.get() + self.bytes_out.get() > 0
@@ -346,10 +370,36 @@ impl Entry {
         if first {
             self.ending.set(Some(ended));
         }
+        self.wake();
+        first
+    }
+
+    /// Ends the connection at the first quiet moment. What nobody can take back stands; of other
+    /// wishes the last one.
+    pub(super) fn leave(&self, wish: Leaving) {
+        let mut leaving = self.leaving.borrow_mut();
+        if leaving.as_ref().is_none_or(Leaving::can_be_withdrawn) {
+            *leaving = Some(wish);
+            drop(leaving);
+            self.wake();
+        }
+    }
+
+    /// Whether it is to end at a quiet moment.
+    pub(super) fn is_leaving(&self) -> bool {
+        let leaving = self.leaving.borrow();
+        leaving.as_ref().is_some_and(|wish| !wish.was_withdrawn())
+    }
+
+    /// The quiet moment has come: as what to end now, if that is still wanted.
+    pub(super) fn take_leave(&self) -> Option<Ended> {
+        self.leaving.take().and_then(Leaving::go)
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
-        first
     }
 
     /// Runs `work` until it is done or the connection is ended from outside; the caller then
@@ -387,6 +437,7 @@ impl Entry {
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             phase: self.phase.get(),
+            answered: self.answered.get(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod core;
 pub mod ending;
+pub mod leaving;
 pub mod listing;
 pub mod relay;
 

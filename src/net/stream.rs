@@ -345,6 +345,13 @@ impl Stream {
         self.poll_broken(cx)
     }
 
+    /// Whether the kernel has something that was not read yet: bytes, a FIN or an error.
+    pub fn has_unread(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        let peeked = rustix::net::recv(&self.socket, &mut byte, RecvFlags::PEEK);
+        !matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
+
     /// Passes a FIN on: nothing more will be sent.
     pub fn shutdown(&self) {
         // ENOTCONN means that the connection is gone already, which is no news.

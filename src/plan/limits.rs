@@ -112,7 +112,7 @@ fn listed(names: &[&str]) -> String {
 
 /// A share as a percentage with at most one digit behind the point, never rounded to a whole
 /// that it is not.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     let tenths = share * 1000.0;
     let text = match share {
         _ if share > 0.0 && tenths < 1.0 => "<0.1".to_owned(),

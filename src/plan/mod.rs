@@ -26,6 +26,7 @@ use crate::net::Address;
 use crate::pool::overrides::{Ended, Override, Overrides};
 
 pub use keys::HashKeys;
+pub(crate) use limits::percent;
 pub use limits::{Limits, Refusal};
 pub use live::{LiveBackend, LivePool, LiveView};
 pub use moves::{LISTED, Move, Moves, NotListed};

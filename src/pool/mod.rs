@@ -12,10 +12,12 @@ pub mod history;
 mod lease;
 pub mod overrides;
 pub mod pause;
+pub mod rebalance;
 mod runtime;
 mod snapshot;
 mod state;
 mod sync;
+mod taking;
 mod tracked;
 
 pub mod health;
@@ -34,9 +36,11 @@ pub use backend::{Backend, BackendCounters, Obstacle};
 pub use control::{Bytes, Due, Overview};
 pub use hold::Ticket;
 pub use lease::Lease;
+pub use rebalance::Rebalance;
 pub use runtime::{Changed, Refused, Wanted};
 pub use snapshot::Snapshot;
 pub use state::{AdminState, State};
+pub use taking::Taking;
 pub use tracked::{BackendView, CheckResult, Leaving};
 
 use crate::balance::consistent_hash;
@@ -89,6 +93,8 @@ pub struct Pool {
     holding: Notify,
     /// Moves on with every published change.
     revision: watch::Sender<()>,
+    /// The rebalance that goes on, or the last one.
+    rebalance: Mutex<Option<Arc<Rebalance>>>,
 }
 
 /// Whom a connection is for, and what it has tried so far.
@@ -199,6 +205,7 @@ impl Pool {
             hold: Arc::default(),
             holding: Notify::new(),
             revision: watch::Sender::new(()),
+            rebalance: Mutex::default(),
         })
     }
 

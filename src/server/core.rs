@@ -71,6 +71,7 @@ impl CorePlan {
                 Command::Serve(arrival) => begin(&core, arrival),
                 Command::Connections(ask) => core.list(ask),
                 Command::End(order) => core.end(order),
+                Command::Leave(leave) => core.leave(leave),
                 Command::EndAll(ended) => core.end_all(ended),
                 // Whoever asked may have gone away meanwhile.
                 Command::Answer(reply) => drop(reply.send(())),

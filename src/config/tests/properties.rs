@@ -202,6 +202,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
         interval(),
         timeout(),
         timeout(),
+        interval(),
     );
     let kernel = (duration(0, 1000), duration(1000, 32_767_000));
     (backends(), health(), fallback, words, counts, times, kernel).prop_map(
@@ -217,6 +218,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             half_close_timeout: times.2,
             user_timeout: kernel.0,
             keepalive: Duration::from_secs(kernel.1.as_secs()),
+            quiet: times.6,
             when_all_down: words.1,
             drain_timeout: times.5,
             relay: words.2,

@@ -1,7 +1,7 @@
 //! What a relay does when nothing moves for long enough: it ends, or has the kernel look whether
-//! the backend is still there.
+//! the backend is still there, or looks itself whether all is quiet.
 //!
-//! Both share one deadline, and progress arms nothing anew: the deadline stays where it was
+//! All share one deadline, and progress arms nothing anew: the deadline stays where it was
 //! armed first; when it comes too early, since something moved meanwhile, it is armed again. So
 //! a busy connection pays for its time-outs once in a time-out, not once a message.
 //!
@@ -36,19 +36,22 @@ impl Clock {
         self.keepalive_at.take_if(|at| *at <= now).is_some()
     }
 
-    /// Completes when nothing has moved for `timeout` since `silent_since`; zero: never.
+    /// Completes when nothing has moved for `timeout` since `silent_since`; zero: never. At
+    /// `look_at`, which is later than `now`, the task is woken.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         silent_since: Instant,
         timeout: Duration,
+        look_at: Option<Instant>,
         now: Instant,
     ) -> Poll<()> {
         let ends_at = (!timeout.is_zero()).then(|| silent_since + timeout);
         if ends_at.is_some_and(|at| at <= now) {
             return Poll::Ready(());
         }
-        if let Some(next) = [ends_at, self.keepalive_at].into_iter().flatten().min() {
+        let all = [ends_at, self.keepalive_at, look_at];
+        if let Some(next) = all.into_iter().flatten().min() {
             // Not reached, or it would have been dealt with.
             let _ = self.timer.poll(cx, next, now);
         }
@@ -81,12 +84,24 @@ mod tests {
         with_clock(Duration::ZERO, |clock, start| {
             let mut cx = Context::from_waker(Waker::noop());
             let at = |seconds| start + SECOND * seconds;
-            assert!(clock.poll(&mut cx, start, SECOND * 5, at(4)).is_pending());
-            assert!(clock.poll(&mut cx, at(4), SECOND * 5, at(8)).is_pending());
-            assert!(clock.poll(&mut cx, at(4), SECOND * 5, at(9)).is_ready());
             assert!(
                 clock
-                    .poll(&mut cx, start, Duration::ZERO, at(9))
+                    .poll(&mut cx, start, SECOND * 5, None, at(4))
+                    .is_pending()
+            );
+            assert!(
+                clock
+                    .poll(&mut cx, at(4), SECOND * 5, None, at(8))
+                    .is_pending()
+            );
+            assert!(
+                clock
+                    .poll(&mut cx, at(4), SECOND * 5, None, at(9))
+                    .is_ready()
+            );
+            assert!(
+                clock
+                    .poll(&mut cx, start, Duration::ZERO, None, at(9))
                     .is_pending()
             );
         });

@@ -6,6 +6,9 @@
 //! sent before is delivered to the other side first, then that side is reset, so that nothing
 //! that was cut short looks complete.
 //!
+//! A connection that is to leave at a quiet moment looks for one whenever it has nothing to do,
+//! and both sides are reset then, see [`leaving`](super::leaving).
+//!
 //! A broken side is noticed also while nobody reads it, because the other one is full or its
 //! own FIN was passed on already: then its socket is watched for errors alone.
 
@@ -30,6 +33,10 @@ use crate::net::{Kind, Stream};
 use clock::Clock;
 use deliver::deliver;
 use direction::{Direction, End, Link, Tally, Waiting};
+
+/// How soon a connection that is to leave and is quiet looks again whether everything has been
+/// acknowledged: the kernel tells nobody.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +80,7 @@ pub fn relay<'a, O: Observer>(
                 exchange.backend.complete();
                 closed_by(first)
             }
-            Done::TimedOut(ended) => ended,
+            Done::Over(ended) => ended,
             Done::Cut(broken, ended) => {
                 entry.set_phase(Phase::Closing);
                 // Boxed, as few connections come to it.
@@ -112,8 +119,8 @@ enum Done {
     Closed(Side),
     /// This side broke.
     Cut(Side, Ended),
-    /// Nothing moved for too long.
-    TimedOut(Ended),
+    /// Nothing moved for too long, or for long enough to leave.
+    Over(Ended),
 }
 
 struct Exchange<'a, O> {
@@ -185,16 +192,50 @@ impl<'a, O: Observer> Exchange<'a, O> {
         let now = Instant::now();
         if up.taken + down.taken + up.delivered + down.delivered > 0 {
             self.entry.moved_at(now);
+            self.note_last_byte(&up, &down);
             self.note_first_byte(&up, &down, now);
             observe(&self.observer, self.entry, &up, &down);
         }
         match step {
-            Poll::Pending => self.look_at_clock(cx, now),
+            Poll::Pending if self.entry.is_leaving() => self.look_for_quiet(cx, now),
+            Poll::Pending => self.look_at_clock(cx, None, now),
             done => done,
         }
     }
 
-    fn look_at_clock(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Done> {
+    /// Ends the connection if all is quiet, or looks again when it may be.
+    fn look_for_quiet(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Done> {
+        let look_at = match self.quiet_at() {
+            Some(at) if at <= now && self.is_settled() => match self.entry.take_leave() {
+                Some(ended) => return Poll::Ready(Done::Over(ended)),
+                None => None,
+            },
+            Some(at) if at <= now => Some(now + LOOK_AGAIN),
+            at => at,
+        };
+        self.look_at_clock(cx, look_at, now)
+    }
+
+    /// From when on this is quiet, if nothing moves before; `None`: not before more has moved.
+    fn quiet_at(&self) -> Option<Instant> {
+        let empty = self.up.reads_source() && self.down.reads_source();
+        let nobody_waits = self.entry.is_answered() && self.first_fin.is_none();
+        (empty && nobody_waits).then(|| self.entry.last_moved() + self.settings.quiet)
+    }
+
+    /// Whether what was sent has arrived and nothing else has: asked of the kernel last, as
+    /// close to the end as can be.
+    fn is_settled(&self) -> bool {
+        let settled = |side: &Stream| side.unacknowledged() == 0 && !side.has_unread();
+        settled(&self.backend) && settled(self.client)
+    }
+
+    fn look_at_clock(
+        &mut self,
+        cx: &mut Context<'_>,
+        look_at: Option<Instant>,
+        now: Instant,
+    ) -> Poll<Done> {
         if self.clock.keepalive_is_due(now) {
             // A connection that broke in this moment ends by that, not by this.
             let _ = liveness(&self.settings).apply_keepalive(self.backend.socket());
@@ -202,8 +243,8 @@ impl<'a, O: Observer> Exchange<'a, O> {
         let (timeout, ended) = self.timeout();
         let silent_since = self.entry.last_moved();
         self.clock
-            .poll(cx, silent_since, timeout, now)
-            .map(|()| Done::TimedOut(ended))
+            .poll(cx, silent_since, timeout, look_at, now)
+            .map(|()| Done::Over(ended))
     }
 
     /// How long nothing may move, and what it is called when nothing did. Both time-outs run
@@ -301,6 +342,14 @@ impl<'a, O: Observer> Exchange<'a, O> {
             }
         }
         Poll::Pending
+    }
+
+    /// Where both have sent something, what the backend sent was sent before it could know of
+    /// what the client did.
+    fn note_last_byte(&self, up: &Tally, down: &Tally) {
+        if up.taken + down.taken > 0 {
+            self.entry.set_answered(up.taken == 0);
+        }
     }
 
     /// A backend may answer once the client has asked, or, if it speaks first, at once.
