@@ -42,6 +42,7 @@ mod tests;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Balance;
 
@@ -93,7 +94,7 @@ pub struct Choice {
 }
 
 /// Why a member was chosen; written as the log's `pick` word.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Why {
     /// Its turn.
     RoundRobin,

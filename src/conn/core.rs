@@ -1,7 +1,7 @@
 //! What a data core owns: its copy buffer, its pipes, and the table of its connections.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::ending::Order;
 use super::leaving::{Leave, Leaving};
 use super::listing::Ask;
+use super::moving::{Passport, Ticket};
 use super::relay::Pipes;
 use crate::log;
 use crate::metrics::{Ended, Process};
@@ -40,6 +41,26 @@ pub enum Command {
     EndAll(Ended),
     /// To answer.
     Answer(oneshot::Sender<()>),
+    /// To do something else, which must be short.
+    Do(Work),
+}
+
+/// Something to be done by a core, on its thread.
+pub struct Work(Box<WorkFn>);
+
+type WorkFn = dyn FnOnce(&Rc<Core>) + Send;
+
+impl Work {
+    /// Does it.
+    pub fn run(self, core: &Rc<Core>) {
+        (self.0)(core);
+    }
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Work")
+    }
 }
 
 /// Where a core is told.
@@ -67,6 +88,11 @@ impl CoreHandle {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Answer(reply));
         answer.await.is_ok()
+    }
+
+    /// Has the core do something on its thread. A core that is gone drops it undone.
+    pub fn run(&self, work: impl FnOnce(&Rc<Core>) + Send + 'static) {
+        self.tell(Command::Do(Work(Box::new(work))));
     }
 }
 
@@ -139,7 +165,13 @@ impl Core {
         // Unique in the process: cores count in steps of their number.
         let cores = self.process.cores() as u64;
         let id = sequence * cores + self.index as u64 + 1;
-        let entry = Rc::new(entry.numbered(id));
+        self.enter_as(entry.numbered(id))
+    }
+
+    /// Enters a connection that has its id already.
+    pub(super) fn enter_as(self: &Rc<Self>, entry: Entry) -> Entered {
+        let entry = Rc::new(entry);
+        let id = entry.id;
         if let Some(ended) = self.ending.get() {
             entry.end(ended);
         }
@@ -148,6 +180,32 @@ impl Core {
             core: Rc::clone(self),
             entry,
         }
+    }
+
+    /// Above every id that it has given.
+    pub fn next_id(&self) -> u64 {
+        (self.accepted.get() + 1) * self.process.cores() as u64
+    }
+
+    /// Gives only ids from `id` on.
+    pub fn begin_ids_at(&self, id: u64) {
+        let cores = self.process.cores() as u64;
+        self.accepted.set(self.accepted.get().max(id / cores + 1));
+    }
+
+    /// Asks up to `most` connections that were not asked yet, and are established, to move.
+    /// Each gives itself to `ticket`, or drops its share of it where it cannot move now. Those
+    /// of the pools in `but` are not asked.
+    pub fn ask_to_move(&self, most: usize, ticket: &Ticket, but: &BTreeSet<Arc<str>>) {
+        let entries = self.entries.borrow();
+        let is_asked = |entry: &&Rc<Entry>| {
+            let pool = &entry.place.borrow().pool;
+            entry.is_movable() && !pool.as_ref().is_some_and(|pool| but.contains(pool))
+        };
+        let movable = entries.values().filter(is_asked);
+        movable
+            .take(most)
+            .for_each(|entry| entry.ask_to_move(ticket));
     }
 
     /// Answers what was asked of its connections.
@@ -229,6 +287,21 @@ pub struct Entry {
     ending: Cell<Option<Ended>>,
     leaving: RefCell<Option<Leaving>>,
     waker: RefCell<Option<Waker>>,
+    moving: Cell<Moving>,
+    ticket: RefCell<Option<Box<Ticket>>>,
+}
+
+/// Whether a connection is to move to another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moving {
+    /// Nobody asked.
+    No,
+    /// It was asked, and will give itself away at its next poll.
+    Asked,
+    /// It has, and waits for the verdict.
+    Frozen,
+    /// The other process does not want it.
+    Unwanted,
 }
 
 /// Where a connection is.
@@ -281,7 +354,21 @@ impl Entry {
             ending: Cell::new(None),
             leaving: RefCell::default(),
             waker: RefCell::default(),
+            moving: Cell::new(Moving::No),
+            ticket: RefCell::default(),
         }
+    }
+
+    /// A connection that has been alive for a while.
+    pub(super) fn again(passport: &Passport, now: Instant) -> Self {
+        let ago = |time| now.checked_sub(time).unwrap_or(now);
+        let listener = Arc::clone(&passport.listener);
+        let entry = Self::new(listener, passport.client.clone(), ago(passport.age));
+        entry.moved_at.set(ago(passport.idle));
+        entry.bytes_in.set(passport.bytes_in);
+        entry.bytes_out.set(passport.bytes_out);
+        entry.set_answered(passport.answered);
+        entry.numbered(passport.id)
     }
 
     /// The same with this id.
@@ -402,6 +489,44 @@ impl Entry {
         }
     }
 
+    /// Why it is to end, if it was told to.
+    pub(super) fn ending(&self) -> Option<Ended> {
+        self.ending.get()
+    }
+
+    fn is_movable(&self) -> bool {
+        let established = matches!(self.phase.get(), Phase::Relaying | Phase::HalfClosed);
+        established && self.moving.get() == Moving::No && self.ending.get().is_none()
+    }
+
+    fn ask_to_move(&self, ticket: &Ticket) {
+        self.ticket.replace(Some(Box::new(ticket.clone())));
+        self.moving.set(Moving::Asked);
+        self.wake();
+    }
+
+    /// Whether it was asked to move.
+    pub(super) fn is_to_move(&self) -> bool {
+        self.moving.get() == Moving::Asked
+    }
+
+    /// It gives itself away, to this; from here on nothing ends it until the verdict.
+    pub(super) fn give_away(&self) -> Option<Box<Ticket>> {
+        self.moving.set(Moving::Frozen);
+        self.ticket.take()
+    }
+
+    /// It stays for now; it may be asked again.
+    pub(super) fn stay(&self) {
+        self.moving.set(Moving::No);
+        self.ticket.replace(None);
+    }
+
+    /// It stays for good.
+    pub(super) fn is_unwanted(&self) {
+        self.moving.set(Moving::Unwanted);
+    }
+
     /// Runs `work` until it is done or the connection is ended from outside; the caller then
     /// drops it where it stands. (Pinned by the caller, as a future that is moved into another
     /// takes its place in memory twice.)
@@ -410,7 +535,9 @@ impl Entry {
         mut work: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Ended> {
         std::future::poll_fn(|cx| {
-            if let Some(ended) = self.ending.get() {
+            if let Some(ended) = self.ending.get()
+                && self.moving.get() != Moving::Frozen
+            {
                 return Poll::Ready(Err(ended));
             }
             let mut waker = self.waker.borrow_mut();

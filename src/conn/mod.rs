@@ -5,6 +5,7 @@ pub mod core;
 pub mod ending;
 pub mod leaving;
 pub mod listing;
+pub mod moving;
 pub mod relay;
 
 mod connect;
@@ -28,8 +29,9 @@ use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
 use crate::net::{Incoming, Liveness, Stream};
 use crate::pool::{Lease, Pool};
 use connect::{Connected, Connector};
+use moving::offer;
 use record::Record;
-use relay::{Observer, relay};
+use relay::{Exchange, Finish, Observer};
 
 /// What a connection knows of the listener that accepted it.
 #[derive(Debug)]
@@ -171,16 +173,17 @@ fn stages<'a>(
             Err(ended) => return Outcome::Ended(ended),
             Ok(connected) => connected,
         };
-        Outcome::Ended(relayed(core, &client, record, connected).await)
+        let exchange = exchange(core, client, record, connected);
+        relay_until_end(exchange, core, record).await
     }
 }
 
-fn relayed<'a>(
+fn exchange<'a>(
     core: &'a Core,
-    client: &'a Stream,
+    client: Stream,
     record: &'a Record,
     connected: Connected,
-) -> impl Future<Output = Ended> {
+) -> Exchange<'a, Meter<'a>> {
     let Connected {
         stream,
         lease,
@@ -196,7 +199,31 @@ fn relayed<'a>(
     let entry = record.entry_ref();
     entry.set_phase(Phase::Relaying);
     fault::point("relay", record.listener());
-    relay(client, stream, settings, core, entry, meter)
+    Exchange::new((client, stream), settings, core, entry, meter)
+}
+
+/// Relays until the connection has ended or goes on in another process.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn would hold its arguments twice"
+)]
+fn relay_until_end<'a>(
+    mut exchange: Exchange<'a, Meter<'a>>,
+    core: &'a Core,
+    record: &'a Record,
+) -> impl Future<Output = Outcome> {
+    async move {
+        loop {
+            match exchange.run().await {
+                Finish::Ended(ended) => return Outcome::Ended(ended),
+                // Boxed, as few connections come to it.
+                Finish::Frozen => match Box::pin(offer(exchange, core, record)).await {
+                    Ok(back) => exchange = back,
+                    Err(outcome) => return outcome,
+                },
+            }
+        }
+    }
 }
 
 /// How a pool wants its backends' sockets watched by the kernel.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::core::{Core, Entered, Entry};
+use super::moving::Passport;
 use super::{Arrival, Origin};
 use crate::log::{Access, Pick};
 use crate::metrics::{Ended, Rejected};
@@ -22,6 +23,8 @@ pub enum Outcome {
     Ended(Ended),
     /// It was refused before any backend was touched.
     Rejected(Rejected),
+    /// It goes on in another process, and has not ended.
+    Moved,
 }
 
 /// What is known of one connection.
@@ -64,6 +67,34 @@ impl Record {
         }
     }
 
+    /// Goes on with the record of a connection that came from another process, where it was
+    /// counted.
+    pub(super) fn again(
+        core: &Rc<Core>,
+        passport: &Passport,
+        origin: Arc<Origin>,
+        pool: &Arc<Pool>,
+        backend: &Arc<Backend>,
+    ) -> Self {
+        let entry = Entry::again(passport, Instant::now());
+        entry.set_pool(Arc::clone(&pool.name));
+        entry.set_backend(Some(Arc::clone(&backend.name)));
+        Self {
+            origin,
+            entered: core.enter_as(entry),
+            accepted_at: passport.accepted_at,
+            pool: Some(Arc::clone(pool)),
+            backend: Some(Arc::clone(backend)),
+            attempts: passport.attempts,
+            pick: passport.pick,
+            held: passport.held,
+            holding_since: None,
+            connect: passport.connect,
+            first_byte: std::cell::Cell::new(passport.first_byte),
+            outcome: None,
+        }
+    }
+
     /// Its line in the core's table.
     pub(super) fn entry(&self) -> Rc<Entry> {
         Rc::clone(&self.entered.entry)
@@ -72,6 +103,11 @@ impl Record {
     /// The same, for as long as the record lives.
     pub(super) fn entry_ref(&self) -> &Entry {
         &self.entered.entry
+    }
+
+    /// When it was accepted.
+    pub(super) fn accepted_at(&self) -> SystemTime {
+        self.accepted_at
     }
 
     /// The listener's name.
@@ -132,6 +168,7 @@ impl Record {
         let ended = match outcome {
             Outcome::Rejected(why) => return listener.rejected[why as usize].add(1),
             Outcome::Ended(ended) => ended,
+            Outcome::Moved => return,
         };
         listener.ended[ended as usize].add(1);
         if let Some(pool) = &self.pool {
@@ -153,6 +190,7 @@ impl Record {
                 return log.rejected(&self.origin.rejections, self.client(), why, Instant::now());
             }
             Outcome::Ended(ended) => ended,
+            Outcome::Moved => return,
         };
         let log = self.entered.core().log();
         if !log.access_enabled() {

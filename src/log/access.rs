@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tracing::Level;
 
 use super::line::{Fields, Format, Head};
@@ -120,7 +121,7 @@ fn optional_time(fields: &mut dyn Fields, key: &str, value: Option<Duration>) {
 }
 
 /// Why a connection went to its backend; displays itself as the log's word.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Pick {
     /// The strategy's first choice.
     Strategy(Why),

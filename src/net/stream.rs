@@ -18,11 +18,13 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use rustix::pipe::SpliceFlags;
 
+use serde::{Deserialize, Serialize};
+
 use super::sys;
 use crate::runtime::{Ready, Source};
 
 /// What kind of socket a [`Stream`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// TCP over IPv4 or IPv6.
     Tcp,
@@ -94,7 +96,8 @@ const SMALLEST_SEGMENT: usize = 536;
 #[derive(Debug)]
 pub struct Stream {
     source: Source,
-    socket: OwnedFd,
+    /// `None` only when it has [left](Stream::leave).
+    socket: Option<OwnedFd>,
     kind: Kind,
     complete: Cell<bool>,
     delays: Cell<Delays>,
@@ -124,7 +127,7 @@ impl Stream {
         let source = Source::new(&socket).inspect_err(|_| end_by_reset(&socket, kind))?;
         Ok(Self {
             source,
-            socket,
+            socket: Some(socket),
             kind,
             complete: Cell::new(false),
             delays: Cell::new(Delays::Never),
@@ -151,7 +154,7 @@ impl Stream {
             // Room to write and nothing broken: no need to ask for an error.
             return Ok(());
         }
-        Ok(sockopt::socket_error(&self.socket).and_then(|outcome| outcome)?)
+        Ok(sockopt::socket_error(self.socket()).and_then(|outcome| outcome)?)
     }
 
     /// What kind of socket it is.
@@ -160,8 +163,24 @@ impl Stream {
     }
 
     /// The socket itself.
+    #[inline]
     pub fn socket(&self) -> &OwnedFd {
-        &self.socket
+        self.socket.as_ref().expect("whoever leaves takes itself")
+    }
+
+    /// The socket without its watch, as it is: neither closed nor reset. What has come by now,
+    /// a FIN or an error included, is still there for whoever watches it next.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) gives; the connection is reset then.
+    pub fn leave(mut self) -> io::Result<OwnedFd> {
+        self.source.leave(self.socket())?;
+        if self.delays.get() != Delays::Never {
+            // Whoever has it next need not know that this was put off. It fails for a
+            // connection that is gone, of which the next send tells.
+            let _ = sockopt::set_tcp_nodelay(self.socket(), true);
+        }
+        Ok(self.socket.take().expect("whoever leaves takes itself"))
     }
 
     /// From now on dropping it ends it in order: what was sent is delivered, then comes FIN, if
@@ -284,7 +303,7 @@ impl Stream {
             Delays::NotYet if most <= SMALLEST_SEGMENT => Delays::FromNowOn,
             _ => {
                 // It fails for a connection that is gone, of which the send tells.
-                let _ = sockopt::set_tcp_nodelay(&self.socket, true);
+                let _ = sockopt::set_tcp_nodelay(self.socket(), true);
                 Delays::Never
             }
         });
@@ -335,7 +354,7 @@ impl Stream {
     pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         while self.poll_readable(cx).is_ready() {
             let mut byte = [0_u8; 1];
-            match rustix::net::recv(&self.socket, &mut byte, RecvFlags::PEEK) {
+            match rustix::net::recv(self.socket(), &mut byte, RecvFlags::PEEK) {
                 Ok((_, 0)) => return Poll::Ready(()),
                 Ok(_) => break,
                 Err(rustix::io::Errno::AGAIN) => self.source.dry(),
@@ -348,7 +367,7 @@ impl Stream {
     /// Whether the kernel has something that was not read yet: bytes, a FIN or an error.
     pub fn has_unread(&self) -> bool {
         let mut byte = [0_u8; 1];
-        let peeked = rustix::net::recv(&self.socket, &mut byte, RecvFlags::PEEK);
+        let peeked = rustix::net::recv(self.socket(), &mut byte, RecvFlags::PEEK);
         !matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 
@@ -370,8 +389,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.complete.get() {
-            end_by_reset(&self.socket, self.kind);
+        if let Some(socket) = self.socket.as_ref().filter(|_| !self.complete.get()) {
+            end_by_reset(socket, self.kind);
         }
     }
 }

@@ -245,11 +245,11 @@ impl Source {
         Ok(source)
     }
 
-    /// Ends the watch of a socket that stays open.
+    /// Ends the watch of a socket that stays open; nothing more will be told of it.
     ///
     /// # Errors
     /// What epoll_ctl(2) gives, if `socket` is not the one that is watched.
-    pub fn leave(self, socket: impl AsFd) -> io::Result<()> {
+    pub fn leave(&self, socket: impl AsFd) -> io::Result<()> {
         Ok(epoll::delete(&self.reactor.epoll, socket)?)
     }
 

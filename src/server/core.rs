@@ -73,6 +73,7 @@ impl CorePlan {
                 Command::End(order) => core.end(order),
                 Command::Leave(leave) => core.leave(leave),
                 Command::EndAll(ended) => core.end_all(ended),
+                Command::Do(work) => work.run(&core),
                 // Whoever asked may have gone away meanwhile.
                 Command::Answer(reply) => drop(reply.send(())),
             }

@@ -23,12 +23,17 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// `keepalive` is the silence before the first probe; zero: no probes.
-    pub(super) fn new(timers: &Rc<Timers>, keepalive: Duration, now: Instant) -> Self {
+    /// Keep-alive is to be switched on at `keepalive_at`; `None`: it is, or never.
+    pub(super) fn new(timers: &Rc<Timers>, keepalive_at: Option<Instant>) -> Self {
         Self {
             timer: Timer::new(timers),
-            keepalive_at: (!keepalive.is_zero()).then(|| now + keepalive / 2),
+            keepalive_at,
         }
+    }
+
+    /// When keep-alive is still to be switched on.
+    pub(super) fn keepalive_at(&self) -> Option<Instant> {
+        self.keepalive_at
     }
 
     /// Whether keep-alive is to be switched on now; only once.
@@ -68,12 +73,13 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn with_clock(keepalive: Duration, test: impl FnOnce(&mut Clock, Instant)) {
+    fn with_clock(keepalive_in: Option<Duration>, test: impl FnOnce(&mut Clock, Instant)) {
         let runtime = Runtime::new().expect("a runtime");
         runtime.block_on(async {
             let now = Instant::now();
+            let keepalive_at = keepalive_in.map(|time| now + time);
             test(
-                &mut Clock::new(&crate::runtime::timers(), keepalive, now),
+                &mut Clock::new(&crate::runtime::timers(), keepalive_at),
                 now,
             );
         });
@@ -81,7 +87,7 @@ mod tests {
 
     #[test]
     fn silence_ends_it_and_progress_puts_that_off() {
-        with_clock(Duration::ZERO, |clock, start| {
+        with_clock(None, |clock, start| {
             let mut cx = Context::from_waker(Waker::noop());
             let at = |seconds| start + SECOND * seconds;
             assert!(
@@ -108,13 +114,13 @@ mod tests {
     }
 
     #[test]
-    fn keep_alive_is_due_once_halfway_to_the_first_probe() {
-        with_clock(SECOND * 60, |clock, start| {
+    fn keep_alive_is_due_once_at_its_time() {
+        with_clock(Some(SECOND * 30), |clock, start| {
             let at = |seconds| start + SECOND * seconds;
             let due = [29, 30, 31, 90].map(|seconds| clock.keepalive_is_due(at(seconds)));
             assert_eq!(due, [false, true, false, false]);
         });
-        with_clock(Duration::ZERO, |clock, start| {
+        with_clock(None, |clock, start| {
             assert!(!clock.keepalive_is_due(start + SECOND * 9999));
         });
     }

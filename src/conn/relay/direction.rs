@@ -10,6 +10,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use super::frozen::InHand;
 use super::pipe::{Pipe, Pipes};
 use crate::config::RelayEngine;
 use crate::net::Stream;
@@ -103,6 +104,41 @@ impl Direction {
             bulk: engine == RelayEngine::Splice,
             streak: 0,
         }
+    }
+
+    /// Whether everything it knows can be told to another process: not an error that a socket
+    /// gives only once. (A FIN can be read again.)
+    pub(super) fn can_move(&self) -> bool {
+        self.sink_error.is_none() && !matches!(self.source_end, Some(SourceEnd::Broke(_)))
+    }
+
+    /// What it has in hand, and whether it moves bulk.
+    pub(super) fn freeze(self) -> (InHand, bool) {
+        let hand = match self.hand {
+            Hand::Empty => InHand::Nothing,
+            Hand::Bytes(bytes, from) => InHand::Bytes(bytes[from..].into()),
+            Hand::Pipe(pipe) => pipe.into_hand(),
+        };
+        (hand, self.bulk)
+    }
+
+    /// A direction that has something in hand already.
+    pub(super) fn thaw(
+        hand: InHand,
+        bulk: bool,
+        engine: RelayEngine,
+        pipes: &Rc<Pipes>,
+    ) -> io::Result<Self> {
+        let hand = match hand {
+            InHand::Nothing => Hand::Empty,
+            InHand::Bytes(bytes) => Hand::Bytes(bytes, 0),
+            InHand::Pipe { read, write, held } => Hand::Pipe(pipes.adopt(read, write, held)?),
+        };
+        Ok(Self {
+            hand,
+            bulk: engine == RelayEngine::Splice || (bulk && engine == RelayEngine::Auto),
+            ..Self::new(engine)
+        })
     }
 
     /// What it waited for when it was last polled.

@@ -15,15 +15,19 @@
 mod clock;
 mod deliver;
 mod direction;
+mod frozen;
 mod pipe;
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+pub use frozen::{Gait, InHand, Pose, Still};
 pub use pipe::{PIPE_SIZE, Pipes};
+
+use serde::{Deserialize, Serialize};
 
 use super::core::{Core, Entry, Phase};
 use super::liveness;
@@ -39,7 +43,7 @@ use direction::{Direction, End, Link, Tally, Waiting};
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Side {
     Client,
     Backend,
@@ -57,38 +61,13 @@ pub trait Observer {
     fn answered(&self, took: Duration, now: Instant);
 }
 
-/// Relays until the connection ends. The sockets are then to be dropped, which closes them
-/// where the connection is complete, and resets them otherwise.
-///
-/// (What it holds is held once: this is no `async fn`, which would hold its arguments twice.)
-///
-/// # Cancel safety
-/// Dropping the future leaves a connection that is not complete.
-pub fn relay<'a, O: Observer>(
-    client: &'a Stream,
-    backend: Stream,
-    settings: Arc<config::Pool>,
-    core: &'a Core,
-    entry: &'a Entry,
-    observer: O,
-) -> impl Future<Output = Ended> {
-    let mut exchange = Exchange::new(client, backend, settings, core, entry, observer);
-    async move {
-        match poll_fn(|cx| exchange.poll(cx)).await {
-            Done::Closed(first) => {
-                exchange.client.complete();
-                exchange.backend.complete();
-                closed_by(first)
-            }
-            Done::Over(ended) => ended,
-            Done::Cut(broken, ended) => {
-                entry.set_phase(Phase::Closing);
-                // Boxed, as few connections come to it.
-                Box::pin(exchange.deliver_from(broken)).await;
-                ended
-            }
-        }
-    }
+/// How a relay came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The connection is over, so.
+    Ended(Ended),
+    /// It was asked to move, and stands still.
+    Frozen,
 }
 
 fn closed_by(first: Side) -> Ended {
@@ -121,10 +100,15 @@ enum Done {
     Cut(Side, Ended),
     /// Nothing moved for too long, or for long enough to leave.
     Over(Ended),
+    /// It was asked to move, and can.
+    Frozen,
 }
 
-struct Exchange<'a, O> {
-    client: &'a Stream,
+/// A connection that has its backend, and what is known of its two directions between two
+/// polls. Dropping it closes the sockets where the connection is complete, and resets them
+/// otherwise.
+pub struct Exchange<'a, O> {
+    client: Stream,
     backend: Stream,
     core: &'a Core,
     entry: &'a Entry,
@@ -139,6 +123,7 @@ struct Exchange<'a, O> {
 }
 
 /// A direction, and whether its FIN was passed on.
+#[derive(Debug)]
 struct Half {
     direction: Direction,
     done: bool,
@@ -159,9 +144,9 @@ impl Half {
 }
 
 impl<'a, O: Observer> Exchange<'a, O> {
-    fn new(
-        client: &'a Stream,
-        backend: Stream,
+    /// Of a client and the backend that was just connected for it.
+    pub fn new(
+        (client, backend): (Stream, Stream),
         settings: Arc<config::Pool>,
         core: &'a Core,
         entry: &'a Entry,
@@ -170,7 +155,8 @@ impl<'a, O: Observer> Exchange<'a, O> {
         let now = Instant::now();
         entry.moved_at(now);
         // The client's socket has its own from the listener.
-        let keepalive = (backend.kind() == Kind::Tcp).then_some(settings.keepalive);
+        let probed = backend.kind() == Kind::Tcp && !settings.keepalive.is_zero();
+        let keepalive_at = probed.then(|| now + settings.keepalive / 2);
         Self {
             client,
             backend,
@@ -180,13 +166,48 @@ impl<'a, O: Observer> Exchange<'a, O> {
             up: Half::new(settings.relay),
             down: Half::new(settings.relay),
             first_fin: None,
-            clock: Clock::new(core.timers(), keepalive.unwrap_or_default(), now),
+            clock: Clock::new(core.timers(), keepalive_at),
             asked: Some(now),
             settings,
         }
     }
 
+    /// Relays until the connection ends, or is asked to move.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves a connection that is not complete.
+    pub async fn run(&mut self) -> Finish {
+        match poll_fn(|cx| self.poll(cx)).await {
+            Done::Closed(first) => {
+                self.client.complete();
+                self.backend.complete();
+                Finish::Ended(closed_by(first))
+            }
+            Done::Over(ended) => Finish::Ended(ended),
+            Done::Frozen => Finish::Frozen,
+            Done::Cut(broken, ended) => {
+                self.entry.set_phase(Phase::Closing);
+                self.entry.stay();
+                // Boxed, as few connections come to it.
+                Box::pin(self.deliver_from(broken)).await;
+                Finish::Ended(ended)
+            }
+        }
+    }
+
+    /// Whether everything it has in hand can be carried: an error that a socket has told of
+    /// once cannot, and ends the connection soon anyway.
+    fn can_move(&self) -> bool {
+        self.up.direction.can_move() && self.down.direction.can_move()
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+        if self.entry.is_to_move() {
+            if self.can_move() {
+                return Poll::Ready(Done::Frozen);
+            }
+            self.entry.stay();
+        }
         let (mut up, mut down) = (Tally::default(), Tally::default());
         let step = self.step(cx, &mut up, &mut down);
         let now = Instant::now();
@@ -227,7 +248,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
     /// close to the end as can be.
     fn is_settled(&self) -> bool {
         let settled = |side: &Stream| side.unacknowledged() == 0 && !side.has_unread();
-        settled(&self.backend) && settled(self.client)
+        settled(&self.backend) && settled(&self.client)
     }
 
     fn look_at_clock(
@@ -262,8 +283,8 @@ impl<'a, O: Observer> Exchange<'a, O> {
     /// Delivers to the other side what `broken` had sent before it broke.
     async fn deliver_from(&mut self, broken: Side) {
         let (direction, source, sink) = match broken {
-            Side::Client => (&mut self.up.direction, self.client, &self.backend),
-            Side::Backend => (&mut self.down.direction, &self.backend, self.client),
+            Side::Client => (&mut self.up.direction, &self.client, &self.backend),
+            Side::Backend => (&mut self.down.direction, &self.backend, &self.client),
         };
         let (observer, entry) = (&self.observer, self.entry);
         deliver(direction, source, sink, self.core, |tally| match broken {
@@ -286,8 +307,8 @@ impl<'a, O: Observer> Exchange<'a, O> {
     /// Runs the direction whose source is `from`.
     fn move_bytes(&mut self, cx: &mut Context<'_>, from: Side, tally: &mut Tally) -> Option<Done> {
         let (half, source, sink) = match from {
-            Side::Client => (&mut self.up, self.client, &self.backend),
-            Side::Backend => (&mut self.down, &self.backend, self.client),
+            Side::Client => (&mut self.up, &self.client, &self.backend),
+            Side::Backend => (&mut self.down, &self.backend, &self.client),
         };
         if half.done {
             return None;
@@ -315,7 +336,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
     fn fin(&mut self, from: Side) -> Option<Done> {
         let (half, opposite, sink) = match from {
             Side::Client => (&mut self.up, &self.down, &self.backend),
-            Side::Backend => (&mut self.down, &self.up, self.client),
+            Side::Backend => (&mut self.down, &self.up, &self.client),
         };
         half.done = true;
         let first = *self.first_fin.get_or_insert(from);
@@ -333,7 +354,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
     /// Notices that a side broke which nobody reads.
     fn watch(&self, cx: &mut Context<'_>) -> Poll<Done> {
         let sides = [
-            (Side::Client, &self.up, self.client),
+            (Side::Client, &self.up, &self.client),
             (Side::Backend, &self.down, &self.backend),
         ];
         for (side, half, stream) in sides {

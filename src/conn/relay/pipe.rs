@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
+use super::frozen::InHand;
 use crate::metrics::Process;
 
 /// Bytes that a pipe is to have: what an unprivileged one may have at most
@@ -83,6 +84,27 @@ impl Pipes {
         })
     }
 
+    /// A pipe that came from elsewhere with `held` bytes in it. It counts as in use, also where
+    /// that is one more than there may be.
+    ///
+    /// # Errors
+    /// What fcntl(2) gives: this is no pipe.
+    pub(super) fn adopt(
+        self: &Rc<Self>,
+        read: OwnedFd,
+        write: OwnedFd,
+        held: usize,
+    ) -> io::Result<Pipe> {
+        let capacity = fcntl_getpipe_size(&write)?;
+        self.set_in_use(self.in_use.get() + 1);
+        Ok(Pipe {
+            home: Rc::clone(self),
+            ends: Some((read, write)),
+            capacity,
+            held,
+        })
+    }
+
     /// A new one, unless the machine gave none a moment ago.
     fn make(&self, now: Instant, create: impl FnOnce() -> Option<Made>) -> Option<Made> {
         if self.refused_until.get().is_some_and(|until| now < until) {
@@ -137,6 +159,16 @@ impl Pipe {
 
     pub(super) fn write_end(&self) -> &OwnedFd {
         &self.ends.as_ref().expect("ends are taken by drop alone").1
+    }
+
+    /// Its ends with what it carries, as nobody's; an empty one goes back to the others.
+    pub(super) fn into_hand(mut self) -> InHand {
+        if self.held == 0 {
+            return InHand::Nothing;
+        }
+        let held = self.held;
+        let (read, write) = self.ends.take().expect("ends are taken by drop alone");
+        InHand::Pipe { read, write, held }
     }
 
     pub(super) fn filled(&mut self, bytes: usize) {
