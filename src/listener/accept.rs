@@ -77,6 +77,12 @@ impl AcceptErrors {
         )
     }
 
+    /// Adds what another process has counted.
+    pub fn add(&self, name: &str, count: u64) {
+        let named = ERRNOS.iter().position(|(_, errno)| *errno == name);
+        self.counts[named.unwrap_or(ERRNOS.len())].fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Whether accepting pauses for want of descriptors or memory.
     pub fn is_paused(&self) -> bool {
         self.pausing.load(Ordering::Relaxed) > 0
@@ -127,7 +133,9 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
                 () = self.step() => {}
             }
         }
-        self.empty_queue();
+        if !self.acceptor.is_left() {
+            self.empty_queue();
+        }
     }
 
     /// Takes one connection, or a few where it would be long until its next turn.

@@ -49,6 +49,21 @@ impl Gate {
         }
     }
 
+    /// Up to `most` slots at once, as many as there are.
+    pub fn take_up_to(&self, most: usize) -> Option<OwnedSemaphorePermit> {
+        let slots = self.slots.as_ref()?;
+        let mut wanted = slots.available_permits().min(most);
+        while wanted > 0 {
+            let n = u32::try_from(wanted).unwrap_or(u32::MAX);
+            match Arc::clone(slots).try_acquire_many_owned(n) {
+                Ok(permit) => return Some(permit),
+                // Somebody was faster.
+                Err(_) => wanted = slots.available_permits().min(wanted - 1),
+            }
+        }
+        None
+    }
+
     /// A slot, as soon as there is one.
     ///
     /// # Cancel safety

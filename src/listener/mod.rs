@@ -52,7 +52,10 @@ impl Listener {
         let sockets = settings
             .bind
             .iter()
-            .map(|address| Socket::open(address, options, inherited).map(Arc::new))
+            .map(|address| {
+                let address = inherited.chosen(Some(&settings.name), address);
+                Socket::open(&address, options, inherited).map(Arc::new)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             origin: Arc::new(Origin {

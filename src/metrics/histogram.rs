@@ -13,6 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::counters::{Counter, PerCore};
+use super::ledger::HistogramTotals;
 
 /// Upper bounds of the exported buckets, in seconds; the last one is `+Inf`.
 pub const BOUNDS: [f64; 11] = [
@@ -135,12 +136,7 @@ impl Histogram {
             return Summary::default();
         }
         let recent = self.recent(now);
-        let max = seconds(
-            self.each()
-                .map(|cell| cell.max_micros.load(Relaxed))
-                .max()
-                .unwrap_or(0),
-        );
+        let max = seconds(self.max_micros());
         let percentile = |share| percentile(&recent, share).map_or(0.0, |p| seconds(p).min(max));
         Summary {
             count,
@@ -165,6 +161,56 @@ impl Histogram {
             count: counts.iter().sum(),
             counts,
         }
+    }
+
+    /// All that was counted; in the fine buckets what percentiles look at.
+    pub fn totals(&self) -> HistogramTotals {
+        if self.count() == 0 {
+            return HistogramTotals::default();
+        }
+        let buckets = self.buckets();
+        HistogramTotals {
+            count: buckets.count,
+            sum_micros: self.each().map(|cell| cell.sum_micros.value()).sum(),
+            max_micros: self.max_micros(),
+            coarse: buckets.counts.to_vec(),
+            fine: sparse(&self.fine()).collect(),
+        }
+    }
+
+    /// Adds what another process has counted.
+    pub fn add_totals(&self, totals: &HistogramTotals) {
+        if totals.is_empty() {
+            return;
+        }
+        let cell = self.cells.here().get_or_init(Box::default);
+        cell.count.add(totals.count);
+        cell.sum_micros.add(totals.sum_micros);
+        cell.max_micros.fetch_max(totals.max_micros, Relaxed);
+        for (counter, count) in cell.coarse.iter().zip(&totals.coarse) {
+            counter.add(*count);
+        }
+        for (bucket, count) in &totals.fine {
+            if let Some(fine) = cell.fine.get(usize::from(*bucket)) {
+                fine.fetch_add(*count, Relaxed);
+            }
+        }
+    }
+
+    /// What percentiles do not look at any more: to be left out where all is carried over.
+    pub fn beyond_window(&self, now: Instant) -> HistogramTotals {
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = past.steps.iter().rev().find(|(at, _)| *at + WINDOW <= now);
+        let fine = before.into_iter().flat_map(|(_, fine)| sparse(fine));
+        HistogramTotals {
+            fine: fine.collect(),
+            ..HistogramTotals::default()
+        }
+    }
+
+    fn max_micros(&self) -> u64 {
+        let each = self.each().map(|cell| cell.max_micros.load(Relaxed));
+        each.max().unwrap_or(0)
     }
 
     fn each(&self) -> impl Iterator<Item = &Cell> {
@@ -199,6 +245,12 @@ impl Histogram {
         }
         fine
     }
+}
+
+/// The buckets that count something.
+fn sparse(fine: &[u32]) -> impl Iterator<Item = (u16, u32)> {
+    let counted = fine.iter().enumerate().filter(|(_, count)| **count > 0);
+    counted.filter_map(|(bucket, count)| Some((u16::try_from(bucket).ok()?, *count)))
 }
 
 fn seconds(micros: u64) -> f64 {

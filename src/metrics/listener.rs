@@ -1,5 +1,6 @@
 //! What one core counts for one listener.
 
+use super::ledger::{Named, by_word};
 use super::{Counter, Ended, PerCore, Rejected};
 
 /// Counts of one listener in one core. Every accepted socket is in `total`, and once it is
@@ -28,5 +29,15 @@ impl PerCore<ListenerCounters> {
             ended.map(Counter::value).sum()
         });
         self.sum(|cell| cell.total.value()).saturating_sub(left)
+    }
+}
+
+impl Named for ListenerCounters {
+    fn each<'a>(&'a self, tell: &mut dyn FnMut(&str, &'a Counter)) {
+        tell("total", &self.total);
+        tell("bytes_in", &self.bytes_in);
+        tell("bytes_out", &self.bytes_out);
+        by_word("ended", Ended::WORDS, &self.ended, tell);
+        by_word("rejected", Rejected::WORDS, &self.rejected, tell);
     }
 }

@@ -3,6 +3,7 @@
 pub mod counters;
 pub mod families;
 pub mod histogram;
+pub mod ledger;
 pub mod listener;
 pub mod names;
 pub mod process;

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::Mode;
 use rustix::net::{listen, sockopt};
@@ -72,6 +73,7 @@ fn adopt_ip(handed: Handed, options: ListenOptions) -> io::Result<Socket> {
         address: Address::Ip(bound),
         file: None,
         keeper,
+        left: AtomicBool::new(false),
         early: (keeper == Keeper::ServiceManager).then_some(options),
     })
 }
@@ -83,7 +85,9 @@ fn adopt_unix(handed: Handed, path: &Path, options: ListenOptions) -> io::Result
         Keeper::Isobar => {
             // Somebody may have removed it: the socket is of no less use than before.
             let file = SocketFile::of(path).ok();
-            if file.is_some() {
+            if let Some(file) = &file {
+                // The process before this one removes it, as long as this one does not serve.
+                file.given_away.store(true, Ordering::Relaxed);
                 rustix::fs::chmod(path, Mode::from_raw_mode(options.unix_mode))?;
             }
             file
@@ -99,6 +103,7 @@ fn adopt_unix(handed: Handed, path: &Path, options: ListenOptions) -> io::Result
         socket,
         address: Address::Unix(path.into()),
         keeper,
+        left: AtomicBool::new(false),
         early: None,
     })
 }

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::io::FdFlags;
 use rustix::net::{
@@ -48,6 +49,8 @@ pub struct Inherited {
     sockets: Vec<Entry>,
     /// What was handed over and is of no use, a sentence each.
     refused: Vec<String>,
+    /// Which port the kernel chose where a listener (`None`: the admin endpoint) has port 0.
+    chosen: Vec<(Option<Arc<str>>, Address, Address)>,
 }
 
 #[derive(Debug)]
@@ -123,6 +126,23 @@ impl Inherited {
             name: None,
         });
         Ok(())
+    }
+
+    /// In the process that this one takes the place of, the kernel chose `bound` for `address`
+    /// of this listener; `None`: of the admin endpoint.
+    pub fn choose(&mut self, listener: Option<Arc<str>>, address: Address, bound: Address) {
+        self.chosen.push((listener, address, bound));
+    }
+
+    /// Where that listener is to listen for `address`: port 0 is the one that was chosen
+    /// before, if one was; each once.
+    pub fn chosen(&mut self, listener: Option<&str>, address: &Address) -> Address {
+        if address.port() != Some(0) {
+            return address.clone();
+        }
+        let mut all = self.chosen.iter();
+        let found = all.position(|(of, from, _)| of.as_deref() == listener && from == address);
+        found.map_or_else(|| address.clone(), |found| self.chosen.remove(found).2)
     }
 
     /// The socket that listens on exactly this address, if there is one; IPv4-mapped IPv6 is the

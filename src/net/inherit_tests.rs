@@ -144,7 +144,7 @@ fn a_socket_does_not_block_and_is_closed_on_exec_however_it_came() {
 }
 
 /// 1. A socket is handed on, to the same process for once.
-/// 2. The first owner leaves the file; the second removes it.
+/// 2. The first owner leaves the file; the second, which serves, removes it.
 #[test]
 fn the_file_of_a_socket_goes_with_its_last_owner() {
     let options = ListenOptions {
@@ -168,6 +168,7 @@ fn the_file_of_a_socket_goes_with_its_last_owner() {
     assert!(path.exists());
     let client = std::os::unix::net::UnixStream::connect(&path);
     client.expect("somebody listens");
+    second.own_file();
     drop(second);
     assert!(!path.exists());
 }

@@ -51,6 +51,8 @@ pub struct Socket {
     pub(super) socket: OwnedFd,
     pub(super) address: Address,
     pub(super) keeper: Keeper,
+    /// Who is in the queue is for another process.
+    pub(super) left: AtomicBool,
     /// Who was in the queue before the options were set has none of them: they are set on each
     /// accepted socket again.
     pub(super) early: Option<ListenOptions>,
@@ -116,6 +118,11 @@ impl Acceptor {
             source.dry();
         }
         self.socket.accept()
+    }
+
+    /// Whether who is in the queue is for another process.
+    pub fn is_left(&self) -> bool {
+        self.socket.is_left()
     }
 
     /// Leaves clients in the queue, for other cores or for later: the kernel would say again and
@@ -216,6 +223,24 @@ impl Socket {
         self.keeper
     }
 
+    /// Whether accept loops, when they end, leave who is in the queue to another process that
+    /// has the socket too.
+    pub fn leave_queue(&self, leave: bool) {
+        self.left.store(leave, Ordering::Relaxed);
+    }
+
+    /// See [`leave_queue`](Self::leave_queue).
+    pub fn is_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// The file of a Unix socket that came from another process is this one's from here on.
+    pub fn own_file(&self) {
+        if let Some(file) = &self.file {
+            file.given_away.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Leaves the file of a Unix socket to the process that this one hands the socket to.
     pub fn give_away_file(&self) {
         if let Some(file) = &self.file {
@@ -301,6 +326,7 @@ fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
         address: Address::Ip(bound),
         file: None,
         keeper: Keeper::Isobar,
+        left: AtomicBool::new(false),
         early: None,
     })
 }
@@ -342,6 +368,7 @@ fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<Socket> {
         socket,
         address: Address::Unix(path.into()),
         keeper: Keeper::Isobar,
+        left: AtomicBool::new(false),
         early: None,
     })
 }
@@ -377,7 +404,7 @@ pub(super) struct SocketFile {
     device: u64,
     inode: u64,
     /// Another process has the socket, and removes the file.
-    given_away: AtomicBool,
+    pub(super) given_away: AtomicBool,
 }
 
 impl SocketFile {

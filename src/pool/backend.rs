@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::balance::{PeakEwma, consistent_hash};
 use crate::config;
+use crate::metrics::ledger::{Named, by_word};
 use crate::metrics::{ConnectFailure, Counter, Histogram, PerCore};
 use crate::net::Address;
 
@@ -39,6 +40,20 @@ pub struct BackendCounters {
     pub checks_failed: Counter,
 }
 
+impl Named for BackendCounters {
+    fn each<'a>(&'a self, tell: &mut dyn FnMut(&str, &'a Counter)) {
+        tell("total", &self.total);
+        tell("failed", &self.failed);
+        tell("retried", &self.retried);
+        tell("bytes_in", &self.bytes_in);
+        tell("bytes_out", &self.bytes_out);
+        tell("checks_passed", &self.checks_passed);
+        tell("checks_failed", &self.checks_failed);
+        let failures = &self.connect_failures;
+        by_word("connect_failures", ConnectFailure::WORDS, failures, tell);
+    }
+}
+
 /// A backend of a pool.
 #[derive(Debug)]
 pub struct Backend {
@@ -64,6 +79,10 @@ pub struct Backend {
     /// 0: no cap.
     connecting_cap: AtomicU32,
     window: AtomicU32,
+    /// Of `active`, how many another process of this balancer has.
+    elsewhere: AtomicU32,
+    /// No more than this of `active`, whatever the limit: the rest is another process's.
+    ceiling: AtomicU32,
     resting: AtomicBool,
     latency: PeakEwma,
     suspected: AtomicBool,
@@ -110,6 +129,8 @@ impl Backend {
             limit: AtomicU32::new(settings.max_connections),
             connecting_cap: AtomicU32::new(pool.max_connecting),
             window: AtomicU32::new(RELEASE_WINDOW),
+            elsewhere: AtomicU32::new(0),
+            ceiling: AtomicU32::new(u32::MAX),
             resting: AtomicBool::new(false),
             latency: PeakEwma::new(pool.latency.decay, Instant::now()),
             suspected: AtomicBool::new(false),
@@ -153,7 +174,8 @@ impl Backend {
     /// Why `asker` could not have a slot now; `None`: it could.
     #[inline]
     pub(super) fn obstacle(&self, asker: Asker) -> Option<Obstacle> {
-        if !below(self.active(), self.limit()) {
+        let active = self.active();
+        if !below(active, self.limit()) || active >= self.ceiling.load(Ordering::Relaxed) {
             return Some(Obstacle::Limit);
         }
         if !below(self.connecting(), self.cap(asker)) {
@@ -171,11 +193,69 @@ impl Backend {
         if !count_up(&self.connecting, self.cap(asker)) {
             return false;
         }
-        let reserved = count_up(&self.active, self.limit());
+        let reserved = count_up(&self.active, self.limit()) && self.is_under_ceiling();
         if !reserved {
             self.connecting.fetch_sub(1, Ordering::SeqCst);
         }
         reserved
+    }
+
+    /// Whether the slot that was just counted is within the ceiling; else it is given back.
+    ///
+    /// Whoever lowers the ceiling stores it and then looks at `active`; this has counted and
+    /// then looks at the ceiling: one of the two sees the other.
+    fn is_under_ceiling(&self) -> bool {
+        let under = self.active() <= self.ceiling.load(Ordering::SeqCst);
+        if !under {
+            self.release();
+        }
+        under
+    }
+
+    /// Another process of this balancer has `n` connections to it, which count here as well,
+    /// without regard to limits. How many it had before.
+    pub(super) fn set_elsewhere(&self, n: u32) -> u32 {
+        let before = self.elsewhere.swap(n, Ordering::SeqCst);
+        self.active
+            .fetch_add(n.wrapping_sub(before), Ordering::SeqCst);
+        before
+    }
+
+    /// Of its active connections, how many another process of this balancer has.
+    pub fn elsewhere(&self) -> u32 {
+        self.elsewhere.load(Ordering::SeqCst)
+    }
+
+    /// A connection came from another process: it was counted already, or is now.
+    pub(super) fn adopt(&self) {
+        let counted = self
+            .elsewhere
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if counted.is_err() {
+            self.active.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Lets this process have at most `most` connections to it; [`u32::MAX`]: no such limit.
+    /// Those that it has at this moment.
+    pub fn set_ceiling(&self, most: u32) -> u32 {
+        self.ceiling.store(most, Ordering::SeqCst);
+        self.active()
+    }
+
+    /// A connection moves to another process, and its slot with it.
+    pub fn lower_ceiling(&self) {
+        let _ = self
+            .ceiling
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |most| match most {
+                u32::MAX => None,
+                most => Some(most.saturating_sub(1)),
+            });
+    }
+
+    /// See [`set_ceiling`](Self::set_ceiling).
+    pub fn ceiling(&self) -> u32 {
+        self.ceiling.load(Ordering::SeqCst)
     }
 
     /// Most connects in progress for `asker`; 0: no cap.

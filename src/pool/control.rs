@@ -163,6 +163,16 @@ impl Control {
         });
     }
 
+    /// Payload of removed backends that are forgotten, to them and from them.
+    pub(super) fn departed(&self) -> (u64, u64) {
+        (self.departed.into, self.departed.out)
+    }
+
+    /// The same of another process.
+    pub(super) fn add_departed(&mut self, (into, out): (u64, u64)) {
+        self.departed.add(Bytes { into, out });
+    }
+
     /// What the data plane is to see; keeps of `old` what did not change.
     pub(super) fn snapshot(&self, old: Option<&Snapshot>) -> Snapshot {
         let rank = |rank: usize, members: Vec<Member>| {

@@ -22,6 +22,8 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::config;
 
 /// Every such stretch without a further down halves what a flapping backend needs to return.
@@ -31,7 +33,8 @@ pub const FORGIVE_AFTER: Duration = Duration::from_secs(300);
 const MAX_REMEMBERED: u32 = 4;
 
 /// A backend as its checks see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// No result yet: used only if no other backend is up.
     Starting,
@@ -50,6 +53,17 @@ impl State {
             Self::Down => "down",
         }
     }
+}
+
+/// What is known of a backend, as another process can have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    state: State,
+    since_ago: Duration,
+    decided: bool,
+    against: u32,
+    downs: u32,
+    last_down_ago: Option<Duration>,
 }
 
 /// A change of state. `from` and `to` differ.
@@ -171,6 +185,32 @@ impl Health {
     /// New thresholds of a reload; state, rows and damping stay.
     pub fn retune(&mut self, thresholds: Thresholds) {
         self.thresholds = thresholds;
+    }
+
+    /// All that is known, for another process.
+    pub fn memory(&self, now: Instant) -> Memory {
+        let ago = |at: Instant| now.saturating_duration_since(at);
+        Memory {
+            state: self.state,
+            since_ago: ago(self.since),
+            decided: self.decided,
+            against: self.against,
+            downs: self.flaps.remembered,
+            last_down_ago: self.flaps.last.map(ago),
+        }
+    }
+
+    /// Goes on from what another process knew.
+    pub fn remember(&mut self, memory: &Memory, now: Instant) {
+        let at = |ago| now.checked_sub(ago).unwrap_or(now);
+        self.state = memory.state;
+        self.since = at(memory.since_ago);
+        self.decided = memory.decided;
+        self.against = memory.against;
+        self.flaps = Flaps {
+            remembered: memory.downs.min(MAX_REMEMBERED),
+            last: memory.last_down_ago.map(at),
+        };
     }
 
     /// The state by checks.

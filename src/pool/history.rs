@@ -7,11 +7,13 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 /// Entries that are kept; the oldest go first.
 pub const KEPT: usize = 64;
 
 /// One change of state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry<S> {
     /// When.
     pub at: SystemTime,
@@ -28,7 +30,7 @@ pub struct Entry<S> {
 }
 
 /// The last [`KEPT`] changes, and how many there have been.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History<S> {
     entries: VecDeque<Entry<S>>,
     total: u64,

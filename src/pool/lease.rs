@@ -33,6 +33,18 @@ impl Lease {
         }
     }
 
+    /// The slot of a connection that came from another process, where it was picked and
+    /// counted. It has it whatever the limits are.
+    pub fn adopt(pool: Arc<Pool>, backend: Arc<Backend>, pick: Option<Pick>) -> Self {
+        backend.adopt();
+        Self {
+            pool,
+            backend,
+            pick: pick.unwrap_or(Pick::Held),
+            connecting: false,
+        }
+    }
+
     /// The backend.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend

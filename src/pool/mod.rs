@@ -8,6 +8,7 @@
 mod backend;
 mod control;
 pub mod explain;
+pub mod handover;
 pub mod history;
 mod lease;
 pub mod overrides;
@@ -46,6 +47,7 @@ pub use tracked::{BackendView, CheckResult, Leaving};
 use crate::balance::consistent_hash;
 use crate::config::{self, HashKey};
 use crate::log::SharedThrottle;
+use crate::metrics::ledger::{Named, by_word};
 use crate::metrics::{Counter, Ended, Histogram, PerCore};
 use crate::net::Address;
 use backend::Asker;
@@ -69,6 +71,15 @@ pub struct PoolCounters {
     pub held: Counter,
     /// How its connections ended, by [`Ended`].
     pub ended: [Counter; Ended::COUNT],
+}
+
+impl Named for PoolCounters {
+    fn each<'a>(&'a self, tell: &mut dyn FnMut(&str, &'a Counter)) {
+        tell("total", &self.total);
+        tell("moved", &self.moved);
+        tell("held", &self.held);
+        by_word("ended", Ended::WORDS, &self.ended, tell);
+    }
 }
 
 /// A pool of the running balancer.

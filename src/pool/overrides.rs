@@ -183,6 +183,11 @@ impl Ended {
 }
 
 impl Overrides {
+    /// These, oldest first.
+    pub fn of_all(all: impl IntoIterator<Item = Override>) -> Self {
+        Self(all.into_iter().collect())
+    }
+
     /// All of them, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Override> {
         self.0.iter()

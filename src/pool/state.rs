@@ -1,9 +1,10 @@
 //! The words for what a backend is: what an operator wants of it, and what it is all in all.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// What an operator wants of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AdminState {
     /// To serve.
     Ready,
@@ -14,7 +15,8 @@ pub enum AdminState {
 }
 
 /// What a backend is, all in all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Not in the pool any more, with connections left.
     Removed,

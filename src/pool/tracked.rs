@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
+use super::handover::{BackendState, LeavingState};
 use super::health::{self, Health};
 use super::history::{Entry, History};
 use super::overrides::Stamp;
@@ -15,7 +18,7 @@ use crate::config::{self, HealthKind};
 const LATE_RESULT: Duration = Duration::from_millis(100);
 
 /// What a check of a backend found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckResult {
     /// When it began.
     pub at: SystemTime,
@@ -285,6 +288,46 @@ impl Tracked {
             to: after,
             cause,
         })
+    }
+
+    /// What another process is to know of it.
+    pub(super) fn memory(&self, now: Instant) -> BackendState {
+        BackendState {
+            name: Arc::clone(&self.backend.name),
+            address: self.backend.address.clone(),
+            health: self.checkable.then(|| self.health.memory(now)),
+            latency: self.backend.latency(now),
+            since: self.since,
+            leaving: self.leaving.map(|leaving| LeavingState {
+                since: leaving.since,
+                left: leaving.deadline.map(|at| at.saturating_duration_since(now)),
+                reset: leaving.reset,
+            }),
+            last_check: self.last_check.clone(),
+            history: self.history.clone(),
+        }
+    }
+
+    /// Goes on from what another process knew of it. Runtime changes are in force already.
+    pub(super) fn remember(&mut self, memory: &BackendState, now: Instant) {
+        if let Some(health) = memory.health.filter(|_| self.checkable) {
+            self.health.remember(&health, now);
+        }
+        if let Some(latency) = memory
+            .latency
+            .and_then(|s| Duration::try_from_secs_f64(s).ok())
+        {
+            self.backend.observe_latency(latency, now);
+        }
+        if let Some(leaving) = memory.leaving.filter(|_| self.leaving.is_some()) {
+            self.leaving = Some(Leaving {
+                reset: leaving.reset,
+                ..Leaving::begin(leaving.left.unwrap_or_default(), leaving.since, now)
+            });
+        }
+        self.since = memory.since;
+        self.last_check.clone_from(&memory.last_check);
+        self.history.clone_from(&memory.history);
     }
 
     pub(super) fn member(&self) -> Member {
