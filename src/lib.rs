@@ -21,6 +21,7 @@
 //! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
 //! | [`plan`] | what a reload would change, and which connections it would touch |
 //! | [`admin`] | the HTTP endpoint |
+//! | [`upgrade`] | another process takes the place of this one, with every connection |
 //! | [`server`] | what is started, in which order, and how it stops |
 //! | [`cli`] | the command line |
 //!
@@ -44,3 +45,4 @@ pub mod rebalance;
 pub mod runtime;
 pub mod server;
 mod terminal;
+pub mod upgrade;

@@ -27,10 +27,19 @@ const MOST_CONNECTIONS: u64 = 256;
 const SHARE: u64 = 16;
 /// How long to wait for descriptors or memory after accept(2) had none.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked whether the last answer was given.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The bound endpoint.
+#[derive(Clone)]
 pub struct Bound {
-    socket: Socket,
+    socket: Arc<Socket>,
+}
+
+/// The endpoint while it answers.
+pub struct Open {
+    accepting: AbortHandle,
+    seats: Seats,
 }
 
 /// Binds the endpoint, or goes on with its socket in `inherited`; `None`: it is off.
@@ -50,7 +59,8 @@ pub fn bind(
         unix_mode: 0o600,
         liveness: Liveness::OFF,
     };
-    let socket = Socket::open(address, options, inherited)?;
+    let address = inherited.chosen(None, address);
+    let socket = Arc::new(Socket::open(&address, options, inherited)?);
     Ok(Some(Bound { socket }))
 }
 
@@ -60,29 +70,64 @@ impl Bound {
         self.socket.address()
     }
 
-    /// Answers requests until it is dropped. Needs a `LocalSet`.
-    pub async fn serve(self, running: Arc<Running>) {
-        let guard = Guard::new(&running.config.config.admin, self.address());
-        let router = TowerToHyperService::new(super::router(running, guard));
-        let acceptor = match TokioAcceptor::new(Arc::new(self.socket)) {
-            Ok(acceptor) => acceptor,
-            Err(error) => return tracing::error!(%error, "the admin endpoint cannot serve"),
-        };
-        let door = Door {
-            most: most_connections_here(),
-            next: Cell::default(),
-            seats: Rc::default(),
-        };
-        let failures = SharedThrottle::new(Instant::now());
-        loop {
-            match acceptor.accept().await {
-                Ok(incoming) => door.admit(incoming, &router),
-                Err(error) => {
-                    if let Some(suppressed) = failures.check(Instant::now()) {
-                        tracing::warn!(%error, suppressed, "the admin endpoint cannot accept");
-                    }
-                    tokio::time::sleep(PAUSE).await;
+    /// The socket itself.
+    pub fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// Answers requests from now on. Needs a `LocalSet`.
+    pub fn open(&self, running: &Arc<Running>) -> Open {
+        let seats = Seats::default();
+        let accept = accept(self.clone(), Arc::clone(running), Rc::clone(&seats));
+        Open {
+            accepting: tokio::task::spawn_local(accept).abort_handle(),
+            seats,
+        }
+    }
+}
+
+impl Open {
+    /// Lets nobody in any more; requests that are being worked on are answered, and their
+    /// connections closed then.
+    pub fn close(&self) {
+        self.accepting.abort();
+        for seat in self.seats.borrow().values() {
+            match seat.activity.busy.get() {
+                true => seat.activity.last.set(true),
+                false => seat.task.abort(),
+            }
+        }
+    }
+
+    /// Completes when nobody is in any more.
+    pub async fn empty(&self) {
+        while !self.seats.borrow().is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+async fn accept(bound: Bound, running: Arc<Running>, seats: Seats) {
+    let guard = Guard::new(&running.config.config.admin, bound.address());
+    let router = TowerToHyperService::new(super::router(running, guard));
+    let acceptor = match TokioAcceptor::new(bound.socket) {
+        Ok(acceptor) => acceptor,
+        Err(error) => return tracing::error!(%error, "the admin endpoint cannot serve"),
+    };
+    let door = Door {
+        most: most_connections_here(),
+        next: Cell::default(),
+        seats,
+    };
+    let failures = SharedThrottle::new(Instant::now());
+    loop {
+        match acceptor.accept().await {
+            Ok(incoming) => door.admit(incoming, &router),
+            Err(error) => {
+                if let Some(suppressed) = failures.check(Instant::now()) {
+                    tracing::warn!(%error, suppressed, "the admin endpoint cannot accept");
                 }
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
@@ -92,8 +137,10 @@ impl Bound {
 struct Door {
     most: usize,
     next: Cell<u64>,
-    seats: Rc<RefCell<BTreeMap<u64, Seat>>>,
+    seats: Seats,
 }
+
+type Seats = Rc<RefCell<BTreeMap<u64, Seat>>>;
 
 /// A connection that is in.
 struct Seat {
@@ -119,6 +166,8 @@ pub(super) struct Activity {
     busy: Cell<bool>,
     /// When it was accepted, or its last request came or was answered.
     at: Cell<Instant>,
+    /// The request that is being worked on is the last.
+    last: Cell<bool>,
 }
 
 impl Activity {
@@ -126,6 +175,11 @@ impl Activity {
     pub(super) fn set_busy(&self, busy: bool) {
         self.busy.set(busy);
         self.at.set(Instant::now());
+    }
+
+    /// Whether the connection is to be closed behind the answer.
+    pub(super) fn is_last(&self) -> bool {
+        self.last.get()
     }
 }
 
@@ -138,6 +192,7 @@ impl Door {
         let activity = Rc::new(Activity {
             busy: Cell::new(false),
             at: Cell::new(Instant::now()),
+            last: Cell::new(false),
         });
         let leave = Leave(Rc::clone(&self.seats), id);
         let serve = http::serve(incoming, router.clone(), Rc::clone(&activity));
@@ -169,7 +224,7 @@ impl Door {
 }
 
 /// Gives the seat back, however the connection ends.
-struct Leave(Rc<RefCell<BTreeMap<u64, Seat>>>, u64);
+struct Leave(Seats, u64);
 
 impl Drop for Leave {
     fn drop(&mut self) {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::body::Body;
 use hyper::Request;
 use hyper::body::Incoming as RequestBody;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -72,8 +73,14 @@ where
         let activity = Rc::clone(&activity);
         let answer = router.call(request.map(Body::new));
         Box::pin(async move {
-            let answer = answer.await;
+            let mut answer = answer.await;
             activity.set_busy(false);
+            if activity.is_last()
+                && let Ok(answer) = &mut answer
+            {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(CONNECTION, close);
+            }
             answer
         })
     });

@@ -4,10 +4,7 @@
 /// Whether a later version answers this.
 pub(super) fn is_later(path: &str) -> bool {
     let segments: Vec<_> = path.split('/').skip(1).collect();
-    matches!(
-        segments[..],
-        ["events" | "series" | "plan" | "reload" | "upgrade"]
-    )
+    matches!(segments[..], ["events" | "series" | "plan" | "reload"])
 }
 
 #[cfg(test)]

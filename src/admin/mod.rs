@@ -32,10 +32,12 @@ mod prometheus;
 mod rebalance;
 mod running;
 mod stats;
+mod upgrade;
 mod words;
 
-pub use endpoint::{Bound, bind, most_connections};
-pub use running::{Parts, Phase, Running};
+pub use endpoint::{Bound, Open, bind, most_connections};
+pub use running::{Elder, Parts, Phase, Running};
+pub use upgrade::{NotUpgraded, UpgradeRequest, Upgraded};
 
 use std::sync::Arc;
 
@@ -88,10 +90,12 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
                 .post(rebalance::begin)
                 .delete(rebalance::stop),
         )
+        .route("/upgrade", post(upgrade::upgrade))
         .fallback(nothing_there)
         .method_not_allowed_fallback(other_method)
-        .with_state(running);
+        .with_state(Arc::clone(&running));
     let gate = Arc::new(Gate {
+        running: Arc::clone(&running),
         guard,
         refusals: Refusals::new(),
     });
@@ -103,14 +107,30 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
 
 /// What every request has to pass.
 struct Gate {
+    running: Arc<Running>,
     guard: Guard,
     refusals: Refusals,
+}
+
+impl Gate {
+    /// A change that is made while an upgrade is in progress might be lost.
+    fn keeps(&self, head: &axum::http::request::Parts) -> Result<(), Refusal> {
+        let change = is_change(&head.method) && head.uri.path() != "/upgrade";
+        match change && self.running.is_upgrading() {
+            true => Err(Refusal::new(
+                StatusCode::CONFLICT,
+                "an upgrade is in progress; ask again when it is over",
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Lets a request through to what answers it, or refuses it.
 async fn guarded(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    let mut response = match gate.guard.check(&head) {
+    let checked = gate.guard.check(&head);
+    let mut response = match checked.and_then(|()| gate.keeps(&head)) {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
         Err(refusal) => {
             let peer = head.extensions.get::<Peer>();

@@ -2,10 +2,13 @@
 //! readable without holding anything up.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use tokio::sync::{mpsc, oneshot};
+
+use super::upgrade::{NotUpgraded, UpgradeRequest, Upgraded};
 use crate::config;
 use crate::conn::CoreHandle;
 use crate::listener::Listener;
@@ -42,6 +45,10 @@ pub struct Running {
     pub admin_address: Option<Address>,
     /// Where lines go.
     pub log: log::Handle,
+    upgrades: mpsc::UnboundedSender<UpgradeRequest>,
+    /// An upgrade is in progress: whatever is changed now might be lost.
+    upgrading: AtomicBool,
+    elder: Mutex<Option<Elder>>,
     phase: AtomicU8,
     /// Every backend of the start had its first check result. Stays true.
     checked: AtomicBool,
@@ -78,6 +85,19 @@ pub struct Parts {
     pub admin_address: Option<Address>,
     /// See [`Running::log`].
     pub log: log::Handle,
+    /// Where upgrades are asked for.
+    pub upgrades: mpsc::UnboundedSender<UpgradeRequest>,
+}
+
+/// A process of which this one has taken the place, and which has connections left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elder {
+    /// Its number.
+    pub pid: u32,
+    /// Since when it runs.
+    pub since: SystemTime,
+    /// Connections that it has.
+    pub active: u64,
 }
 
 impl Running {
@@ -97,6 +117,9 @@ impl Running {
             cores: parts.cores,
             admin_address: parts.admin_address,
             log: parts.log,
+            upgrades: parts.upgrades,
+            upgrading: AtomicBool::new(false),
+            elder: Mutex::default(),
             phase: AtomicU8::new(Phase::Serving as u8),
             checked: AtomicBool::new(false),
         }
@@ -108,6 +131,37 @@ impl Running {
             0 => Phase::Serving,
             _ => Phase::Stopping,
         }
+    }
+
+    /// Asks for an upgrade, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// [`NotUpgraded`].
+    pub async fn upgrade(&self) -> Result<Upgraded, NotUpgraded> {
+        let gone = || NotUpgraded::Impossible("isobar is stopping".to_owned());
+        let (answer, outcome) = oneshot::channel();
+        self.upgrades.send(answer).map_err(|_| gone())?;
+        outcome.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Says whether an upgrade is in progress.
+    pub fn set_upgrading(&self, upgrading: bool) {
+        self.upgrading.store(upgrading, Ordering::Relaxed);
+    }
+
+    /// Whether an upgrade is in progress.
+    pub fn is_upgrading(&self) -> bool {
+        self.upgrading.load(Ordering::Relaxed)
+    }
+
+    /// The process of which this one has taken the place, as long as it has connections.
+    pub fn elder(&self) -> Option<Elder> {
+        *self.elder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what is known of that process.
+    pub fn set_elder(&self, elder: Option<Elder>) {
+        *self.elder.lock().unwrap_or_else(PoisonError::into_inner) = elder;
     }
 
     /// A stop has begun: the process is not ready any more, and nobody is sent to redial.

@@ -33,7 +33,7 @@ pub(super) struct Stats {
     config: Config,
     /// Runtime changes.
     overrides: Vec<Override>,
-    generations: [Generation; 1],
+    generations: Vec<Generation>,
     connections: Process,
     listeners: Table<Arc<str>, ListenerStats>,
     pools: Table<Arc<str>, PoolStats>,
@@ -179,11 +179,7 @@ impl Stats {
             uptime_seconds: Seconds(now.saturating_duration_since(running.started)),
             config: Config::of(running),
             overrides: overrides(running),
-            generations: [Generation {
-                pid,
-                active: process.active,
-                since: At(running.started_at),
-            }],
+            generations: generations(running, pid, process.active),
             connections: process,
             listeners,
             pools: pools
@@ -191,6 +187,24 @@ impl Stats {
                 .collect(),
         }
     }
+}
+
+/// This process, and behind it the one whose place it took, as long as that has connections:
+/// they are part of everything that is counted here.
+fn generations(running: &Running, pid: u32, active: u64) -> Vec<Generation> {
+    let elder = running.elder();
+    let elsewhere = elder.map_or(0, |elder| elder.active);
+    let own = Generation {
+        pid,
+        active: active.saturating_sub(elsewhere),
+        since: At(running.started_at),
+    };
+    let elder = elder.map(|elder| Generation {
+        pid: elder.pid,
+        active: elder.active,
+        since: At(elder.since),
+    });
+    std::iter::once(own).chain(elder).collect()
 }
 
 /// The runtime changes of all pools, oldest first.

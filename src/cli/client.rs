@@ -157,9 +157,9 @@ impl Client {
             .build()
             .map_err(Failure::failed)?;
         let answer = runtime.block_on(async {
-            tokio::time::timeout(TIMEOUT, self.talk(asked))
+            tokio::time::timeout(asked.patience, self.talk(asked))
                 .await
-                .unwrap_or(Err(Unanswered::Timeout))
+                .unwrap_or(Err(Unanswered::Timeout(asked.patience)))
         });
         // A look-up of a name may hang in a thread.
         runtime.shutdown_background();
@@ -185,6 +185,27 @@ impl Client {
             ..Asked::new(method, path)
         };
         self.read(path, &self.ask(&asked)?)
+    }
+
+    /// Asks for something that may take as long as `patience`; the answer, read as JSON. The
+    /// exit code for a configuration that the balancer refuses is that of an invalid one.
+    pub(super) fn order<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        patience: Duration,
+    ) -> Result<T, Failure> {
+        let asked = Asked {
+            patience,
+            ..Asked::new(Method::POST, path)
+        };
+        match self.exchange(&asked)? {
+            (StatusCode::OK, body) => self.read(path, &body),
+            (status @ StatusCode::UNPROCESSABLE_ENTITY, body) => Err(Failure {
+                code: 2,
+                ..refused(status, &body)
+            }),
+            (status, body) => Err(refused(status, &body)),
+        }
     }
 
     /// Asks for something to be deleted that may not be there; `None`: it is not.
@@ -260,6 +281,8 @@ struct Asked {
     path: String,
     /// JSON.
     body: Option<Bytes>,
+    /// How long the answer may take.
+    patience: Duration,
 }
 
 impl Asked {
@@ -268,6 +291,7 @@ impl Asked {
             method,
             path: path.to_owned(),
             body: None,
+            patience: TIMEOUT,
         }
     }
 }
@@ -277,8 +301,8 @@ impl Asked {
 enum Unanswered {
     #[error("{0}")]
     Connect(io::Error),
-    #[error("no answer within {TIMEOUT:?}")]
-    Timeout,
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
     #[error("{0}")]
     Http(Box<dyn std::error::Error + Send + Sync>),
 }

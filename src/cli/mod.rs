@@ -18,6 +18,7 @@ mod rebalance;
 mod run;
 mod status;
 mod table;
+mod upgrade;
 mod words;
 
 use std::io::{ErrorKind, Write};
@@ -71,6 +72,8 @@ enum Command {
     Connections(connections::ConnectionsArgs),
     /// Reset live connections, on both sides
     Kill(connections::KillArgs),
+    /// Replace the running balancer by the program now on disk; connections move to it
+    Upgrade(upgrade::UpgradeArgs),
     /// Print a completion script
     Completions(completions::CompletionsArgs),
 }
@@ -185,6 +188,7 @@ pub fn main() -> ExitCode {
         Command::Rebalance(args) => rebalance::rebalance(&args),
         Command::Connections(args) => connections::connections(&args),
         Command::Kill(args) => connections::kill(&args),
+        Command::Upgrade(args) => upgrade::upgrade(&args),
         Command::Completions(args) => completions::completions(&args),
     };
     match outcome {
@@ -213,7 +217,7 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
 }
 
 /// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 5] = ["top", "plan", "reload", "upgrade", "simulate"];
+const LATER: [&str; 4] = ["top", "plan", "reload", "simulate"];
 
 fn later() -> Option<Failure> {
     let command = std::env::args_os().nth(1)?.into_string().ok()?;

@@ -9,16 +9,39 @@ use super::{ConfigArgs, Failure, Outcome, check};
 use crate::config::{Faults, Loaded, Problem};
 use crate::log;
 use crate::net::Inherited;
-use crate::server::{self, Server, StartError, UserError};
+use crate::server::{self, Server, UserError};
+use crate::upgrade::heir::Heir;
+use crate::upgrade::program::Program;
 
 /// How long the last lines may take to be written: a stop with nothing connected takes less
 /// than 200 ms in all, also where nobody reads standard error.
 const LAST_LINES: Duration = Duration::from_millis(100);
+/// The exit code for a configuration that is missing or invalid.
+const INVALID: u8 = 2;
 
-/// Runs until told to stop. Nothing is written to standard output.
+/// Runs until told to stop, or replaced. Nothing is written to standard output.
 pub(super) fn run(args: &ConfigArgs) -> Outcome {
     // Before any file is opened that stays open.
-    let inherited = Inherited::from_activation();
+    let heir = Heir::of_this_process().map_err(|error| Failure::error(&error))?;
+    let begun = begin(args, heir.is_none());
+    match (begun, heir) {
+        (Ok(begun), None) => begun.serve(),
+        (Ok(begun), Some(heir)) => begun.succeed(heir),
+        (Err(failure), None) => Err(failure),
+        (Err(failure), Some(heir)) => {
+            heir.fail(failure.message.clone(), failure.code == INVALID);
+            Err(failure)
+        }
+    }
+}
+
+/// Reads the configuration, and begins to log.
+fn begin(args: &ConfigArgs, activated: bool) -> Result<Begun, Failure> {
+    let inherited = match activated {
+        true => Inherited::from_activation(),
+        false => Inherited::none(),
+    };
+    let program = Program::of_this_process().map_err(|error| Failure::error(&error))?;
     let (path, loaded) = args.load()?;
     // Before the log starts the first thread and opens the first file.
     server::drop_to(&loaded.config.runtime.user).map_err(|why| cannot_become(&loaded, &why))?;
@@ -30,20 +53,59 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
     let log = log::init(&loaded.config.log).map_err(|error| Failure::error(&error))?;
     log::install_panic_hook();
     loaded.warnings.iter().for_each(Problem::log);
-    let served = serve(loaded, path, log.clone(), inherited);
-    log.flush(LAST_LINES);
-    served.map_err(|error| Failure::error(&error))
+    Ok(Begun {
+        loaded,
+        path,
+        log,
+        inherited,
+        program,
+    })
 }
 
-/// Starts a balancer and serves until told to stop.
-fn serve(
+/// What a balancer is started with.
+struct Begun {
     loaded: Loaded,
     path: PathBuf,
     log: log::Handle,
     inherited: Inherited,
-) -> Result<(), StartError> {
-    Server::start(loaded, path, log, inherited)?.run(CancellationToken::new());
-    Ok(())
+    program: Program,
+}
+
+impl Begun {
+    /// Serves until told to stop.
+    fn serve(self) -> Outcome {
+        let log = self.log.clone();
+        let started = Server::start(self.loaded, self.path, self.log, self.inherited);
+        let served = started.map(|server| {
+            let server = server.replaceable_by(self.program);
+            server.run(CancellationToken::new());
+        });
+        log.flush(LAST_LINES);
+        served.map_err(|error| Failure::error(&error))
+    }
+
+    /// Takes the place of the process that `heir` hears from.
+    fn succeed(self, mut heir: Heir) -> Outcome {
+        let log = self.log.clone();
+        let prepared = match heir.inherited() {
+            Ok(inherited) => Server::prepare(self.loaded, self.path, self.log, inherited)
+                .map_err(|error| Failure::error(&error)),
+            Err(error) => Err(Failure::error(&error)),
+        };
+        let served = match prepared {
+            Ok(server) => {
+                let server = server.replaceable_by(self.program);
+                let served = server.run_as_heir(heir);
+                served.map_err(|error| Failure::error(&error))
+            }
+            Err(failure) => {
+                heir.fail(failure.message.clone(), false);
+                Err(failure)
+            }
+        };
+        log.flush(LAST_LINES);
+        served
+    }
 }
 
 fn cannot_become(loaded: &Loaded, why: &UserError) -> Failure {

@@ -73,6 +73,7 @@ pub(super) fn runtime(of: &Scope<'_>) -> Runtime {
         max_connections: of.get("max_connections"),
         stop_delay: of.get("stop_delay"),
         drain_timeout: of.get("drain_timeout"),
+        upgrade_timeout: of.get("upgrade_timeout"),
         user: of.get("user"),
     }
 }

@@ -84,6 +84,7 @@ pub(super) fn runtime(of: &Runtime) -> Vec<Field> {
         max_connections,
         stop_delay,
         drain_timeout,
+        upgrade_timeout,
         user,
     } = of;
     vec![
@@ -91,6 +92,7 @@ pub(super) fn runtime(of: &Runtime) -> Vec<Field> {
         at_once("max_connections", count(*max_connections)),
         at_once("stop_delay", duration(*stop_delay)),
         at_once("drain_timeout", duration(*drain_timeout)),
+        at_once("upgrade_timeout", duration(*upgrade_timeout)),
         restart("user", text(user)),
     ]
 }

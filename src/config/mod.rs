@@ -98,6 +98,8 @@ pub struct Runtime {
     pub stop_delay: Duration,
     /// From the closing of the listeners until what is left is reset. Default 25 s.
     pub drain_timeout: Duration,
+    /// From an upgrade until what is left in the old process is reset; zero: never. Default 0 s.
+    pub upgrade_timeout: Duration,
     /// User to run as; empty: whoever started the process. Default empty.
     pub user: String,
 }

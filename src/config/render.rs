@@ -69,6 +69,7 @@ impl Writer<'_> {
         self.count("max_connections", runtime.max_connections);
         self.duration("stop_delay", runtime.stop_delay);
         self.duration("drain_timeout", runtime.drain_timeout);
+        self.duration("upgrade_timeout", runtime.upgrade_timeout);
         self.text("user", &runtime.user);
     }
 

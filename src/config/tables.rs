@@ -59,13 +59,17 @@ pub(super) static RUNTIME: Table = Table {
             "\"25s\"",
             "From the closing of the listeners until the connections that are left are reset. 0s: they may go on until they end.",
         ),
+        timeout(
+            "upgrade_timeout",
+            "\"0s\"",
+            "From the moment when the new process of an upgrade has taken over until the connections that could not move, and are left in the old one, are reset. 0s: they may go on until they end.",
+        ),
         text(
             "user",
             ("a user name or number", texts::user),
             "\"\"",
             "User to run as, with its groups, from before the first thread starts. \"\": whoever started the process.",
         ),
-        later("upgrade_timeout"),
         later("watch"),
         later("watch_max_removed"),
     ],

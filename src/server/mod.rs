@@ -4,6 +4,7 @@
 //! the admin endpoint are bound first, then the cores start. The thread that calls
 //! [`Server::run`] becomes the control plane: checks, the admin endpoint and signals.
 
+mod accepting;
 mod core;
 mod limits;
 mod notify;
@@ -12,18 +13,20 @@ mod signals;
 mod stop;
 mod supervised;
 mod tend;
+mod upgrade;
 
+use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use self::core::CorePlan;
-use crate::admin::{self, Parts, Running};
+use crate::admin::{self, Parts, Running, UpgradeRequest};
 use crate::check;
 use crate::config::{self, Config};
 use crate::conn::CoreHandle;
@@ -33,8 +36,13 @@ use crate::log;
 use crate::metrics::Process;
 use crate::net::{Address, Inherited, ListenError};
 use crate::pool::Pool;
+use crate::upgrade::heir::{Heir, HeirError};
+use crate::upgrade::program::Program;
+use accepting::Accepting;
 use limits::{Limits, Machine};
 use signals::Signals;
+use stop::Orders;
+use upgrade::Upgrades;
 
 pub use limits::warnings as limit_warnings;
 pub use notify::{Notifier, for_successor};
@@ -68,28 +76,48 @@ pub struct Server {
     runtime: tokio::runtime::Runtime,
     signals: Signals,
     serving: Serving,
+    program: Option<Program>,
+    upgrades: UnboundedReceiver<UpgradeRequest>,
 }
 
 /// What the control plane has to do with.
 struct Serving {
     running: Arc<Running>,
     admin: Option<admin::Bound>,
+    admin_open: RefCell<Option<admin::Open>>,
     checks: Vec<check::Checks>,
-    /// Ends the accept loops.
-    close: CancellationToken,
     /// Ends the checks.
     halt: CancellationToken,
-    accepting: TaskTracker,
+    accepting: Accepting,
     notifier: Arc<Notifier>,
 }
 
 impl Server {
-    /// Binds every socket, then starts the cores. `path` is where `loaded` was read from; a
-    /// socket in `inherited` is taken instead of a new one.
+    /// Binds every socket, starts the cores, and accepts. `path` is where `loaded` was read
+    /// from; a socket in `inherited` is taken instead of a new one.
     ///
     /// # Errors
     /// [`StartError`]; nothing listens then.
     pub fn start(
+        loaded: config::Loaded,
+        path: PathBuf,
+        log: log::Handle,
+        inherited: Inherited,
+    ) -> Result<Self, StartError> {
+        let server = Self::prepare(loaded, path, log, inherited)?;
+        server
+            .serving
+            .accepting
+            .start()
+            .map_err(StartError::Thread)?;
+        Ok(server)
+    }
+
+    /// The same, but nobody is accepted before [`run_as_heir`](Self::run_as_heir).
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing listens then, but for what was inherited.
+    pub fn prepare(
         loaded: config::Loaded,
         path: PathBuf,
         log: log::Handle,
@@ -104,12 +132,21 @@ impl Server {
             let _entered = runtime.enter();
             Signals::listen().map_err(StartError::Thread)?
         };
-        let serving = Serving::start(loaded, path, log, inherited)?;
+        let (ask, upgrades) = unbounded_channel();
+        let serving = Serving::start(loaded, path, log, inherited, ask)?;
         Ok(Self {
             runtime,
             signals,
             serving,
+            program: None,
+            upgrades,
         })
+    }
+
+    /// May be upgraded: what is at the path of `program` then takes the place of this process.
+    pub fn replaceable_by(mut self, program: Program) -> Self {
+        self.program = Some(program);
+        self
     }
 
     /// The parts of the running balancer.
@@ -117,16 +154,40 @@ impl Server {
         &self.serving.running
     }
 
-    /// Serves until a signal, or `stop`, says to stop and everything has ended.
+    /// Serves until a signal, or `stop`, says to stop and everything has ended; or until another
+    /// process has taken over everything.
     pub fn run(self, stop: CancellationToken) {
         let Self {
             runtime,
             signals,
             serving,
+            program,
+            upgrades,
         } = self;
-        runtime.block_on(LocalSet::new().run_until(serving.control(signals, stop)));
+        let orders = Orders {
+            signals,
+            upgrades: Upgrades::new(program, upgrades),
+            stop,
+        };
+        runtime.block_on(LocalSet::new().run_until(serving.control(orders)));
         // Name look-ups of the admin side may hang in a helper thread; nobody waits for them.
         runtime.shutdown_background();
+    }
+
+    /// Takes the place of the process that `heir` hears from, then serves as [`run`](Self::run)
+    /// does.
+    ///
+    /// # Errors
+    /// [`HeirError`]: the other process goes on, and this one must end.
+    pub fn run_as_heir(self, heir: Heir) -> Result<(), HeirError> {
+        let serving = &self.serving;
+        let successor = heir.succeed(&serving.running, || serving.begin_to_accept())?;
+        std::thread::Builder::new()
+            .name("upgrade".to_owned())
+            .spawn(|| successor.take_over())
+            .map_err(HeirError::Accept)?;
+        self.run(CancellationToken::new());
+        Ok(())
     }
 }
 
@@ -136,6 +197,7 @@ impl Serving {
         path: PathBuf,
         log: log::Handle,
         mut inherited: Inherited,
+        upgrades: UnboundedSender<UpgradeRequest>,
     ) -> Result<Self, StartError> {
         let config = &loaded.config;
         let machine = Machine::read();
@@ -163,14 +225,15 @@ impl Serving {
             log,
             path,
             config: Arc::new(loaded),
+            upgrades,
         }));
         let serving = Self {
+            accepting: Accepting::new(&running),
             running,
             admin,
+            admin_open: RefCell::default(),
             checks,
-            close: CancellationToken::new(),
             halt: CancellationToken::new(),
-            accepting: TaskTracker::new(),
             notifier: Arc::new(Notifier::from_environment()),
         };
         for (index, commands) in commands.into_iter().enumerate() {
@@ -189,27 +252,49 @@ impl Serving {
         CorePlan {
             index,
             pipes: limits.pipes_per_core,
-            listeners: self.running.listeners.clone(),
-            admission: Arc::clone(&self.running.admission),
-            cores: self.running.cores.clone(),
+            process: Arc::clone(&self.running.process),
             commands,
             log: self.running.log.clone(),
-            close: self.close.clone(),
-            accepting: self.accepting.clone(),
         }
     }
 
-    async fn control(mut self, signals: Signals, stop: CancellationToken) {
+    async fn control(mut self, orders: Orders) {
         for checks in std::mem::take(&mut self.checks) {
             checks.spawn(&self.halt);
         }
         self.tend_pools();
-        if let Some(admin) = self.admin.take() {
-            tokio::task::spawn_local(admin.serve(Arc::clone(&self.running)));
-        }
+        self.open_admin();
         self.say_ready();
         supervised::begin(&self.running, &self.notifier);
-        self.until_stopped(signals, stop).await;
+        self.until_stopped(orders).await;
+    }
+
+    /// Answers at the admin endpoint from now on.
+    fn open_admin(&self) {
+        let open = self.admin.as_ref().map(|admin| admin.open(&self.running));
+        self.admin_open.replace(open);
+    }
+
+    /// Leaves the admin endpoint to another process, but for who is being answered.
+    fn close_admin(&self) {
+        if let Some(open) = &*self.admin_open.borrow() {
+            open.close();
+        }
+        if let Some(admin) = &self.admin {
+            admin.socket().give_away_file();
+        }
+    }
+
+    /// Accepts with sockets that were another process's, as their owner from now on.
+    fn begin_to_accept(&self) -> io::Result<()> {
+        self.accepting.start()?;
+        let listeners = self.running.listeners.iter();
+        let sockets = listeners.flat_map(|listener| listener.sockets());
+        sockets.for_each(|socket| socket.own_file());
+        if let Some(admin) = &self.admin {
+            admin.socket().own_file();
+        }
+        Ok(())
     }
 
     fn tend_pools(&self) {

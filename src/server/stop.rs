@@ -9,25 +9,51 @@
 //!
 //! A second order resets everything at once. The admin endpoint answers to the end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::signals::{Order, Signals};
+use super::upgrade::{Next, Upgrades};
 use super::{Serving, supervised};
 use crate::conn::Command;
 use crate::metrics::Ended;
+use crate::pool::Pool;
 
 /// How long connections that were told to end may take for it.
 const LAST_WORDS: Duration = Duration::from_millis(150);
 
+/// How long the last answers of the admin endpoint may take when another process has taken over.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
+
 /// How often a stop looks whether somebody is still held.
 const HELD_LOOK: Duration = Duration::from_millis(50);
 
+/// Who may tell a balancer to end.
+pub(super) struct Orders {
+    pub(super) signals: Signals,
+    pub(super) upgrades: Upgrades,
+    /// Of whoever runs the balancer in its own process.
+    pub(super) stop: CancellationToken,
+}
+
+/// Why a balancer ends.
+enum Why {
+    /// It was told to stop.
+    Stop,
+    /// Another process has taken its place, and nothing is left here.
+    Replaced,
+}
+
 impl Serving {
-    /// Serves until told to stop, then stops.
-    pub(super) async fn until_stopped(&self, mut signals: Signals, stop: CancellationToken) {
-        self.next_stop(&mut signals, &stop).await;
+    /// Serves until told to stop, then stops; or until another process has taken everything
+    /// over.
+    pub(super) async fn until_stopped(&self, mut orders: Orders) {
+        if let Why::Replaced = self.next_end(&mut orders).await {
+            return self.say_farewell().await;
+        }
+        self.end_upgrade(&mut orders.upgrades).await;
         let delay = self.running.config.config.runtime.stop_delay;
         let active = self.active();
         tracing::info!(active, "stopping");
@@ -40,11 +66,11 @@ impl Serving {
             tokio::join!(self.halt_checks(), self.drain());
         };
         // The token stays cancelled: only a second signal counts here.
-        let never = CancellationToken::new();
+        orders.stop = CancellationToken::new();
         tokio::select! {
             () = gently => {}
             () = supervised::ask_for_time(&self.running, &self.notifier) => {}
-            () = self.next_stop(&mut signals, &never) => {
+            why = self.next_end(&mut orders) => if let Why::Stop = why {
                 tracing::warn!(active = self.active(), "told to stop again, resetting what is left");
                 // Whoever is still in an accept queue comes out of it first, or they would be
                 // left over, and the end of the process would close them as if all were well.
@@ -59,19 +85,25 @@ impl Serving {
         tracing::info!("stopped");
     }
 
-    /// Obeys all other orders until one to stop comes.
-    async fn next_stop(&self, signals: &mut Signals, stop: &CancellationToken) {
+    /// Obeys all other orders until one to stop comes, or nothing is left to be done.
+    async fn next_end(&self, orders: &mut Orders) -> Why {
         loop {
             let order = tokio::select! {
-                () = stop.cancelled() => Order::Stop,
-                order = signals.next() => order,
+                () = orders.stop.cancelled() => Order::Stop,
+                order = orders.signals.next() => order,
+                next = orders.upgrades.next() => {
+                    if self.upgrade(&mut orders.upgrades, next).await {
+                        return Why::Replaced;
+                    }
+                    continue;
+                }
             };
             match order {
-                Order::Stop => return,
+                Order::Stop => return Why::Stop,
                 Order::ReopenLogs => self.running.log.reopen(),
                 Order::Reload => self.reload(),
                 Order::Upgrade => {
-                    tracing::warn!("upgrade is not available in this version of isobar yet");
+                    self.upgrade(&mut orders.upgrades, Next::Begin(None)).await;
                 }
             }
         }
@@ -83,6 +115,24 @@ impl Serving {
         self.running.log.reopen();
         tracing::warn!("reload is not available in this version of isobar yet; logs were reopened");
         self.notifier.ready();
+    }
+
+    /// An upgrade that has not come far fails, which takes a moment; one that has goes on.
+    async fn end_upgrade(&self, upgrades: &mut Upgrades) {
+        upgrades.give_up();
+        while upgrades.is_open() {
+            let next = upgrades.next().await;
+            self.upgrade(upgrades, next).await;
+        }
+    }
+
+    /// Whoever asked for the upgrade is answered before the process ends.
+    async fn say_farewell(&self) {
+        let admin = self.admin_open.borrow_mut().take();
+        if let Some(admin) = admin {
+            let _ = tokio::time::timeout(LAST_ANSWER, admin.empty()).await;
+        }
+        tracing::info!("replaced, nothing is left");
     }
 
     fn active(&self) -> u64 {
@@ -98,15 +148,11 @@ impl Serving {
             .listeners
             .iter()
             .for_each(|listener| listener.close());
-        self.close.cancel();
-        self.accepting.close();
-        self.accepting.wait().await;
+        self.accepting.stop().await;
     }
 
     async fn halt_checks(&self) {
-        while self.running.pools.iter().any(|pool| pool.held() > 0) {
-            tokio::time::sleep(HELD_LOOK).await;
-        }
+        until_nobody_is_held(&self.running.pools).await;
         self.halt.cancel();
     }
 
@@ -131,5 +177,12 @@ impl Serving {
             core.tell(Command::EndAll(ended));
         }
         let _ = tokio::time::timeout(LAST_WORDS, self.running.process.empty()).await;
+    }
+}
+
+/// Those who are held may be waiting for just a check.
+pub(super) async fn until_nobody_is_held(pools: &[Arc<Pool>]) {
+    while pools.iter().any(|pool| pool.held() > 0) {
+        tokio::time::sleep(HELD_LOOK).await;
     }
 }

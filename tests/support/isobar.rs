@@ -4,20 +4,21 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use isobar::net::Address;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::config::completed;
-use super::deadline::{patience, wait_until};
+use super::deadline::{patience, wait_for, wait_until};
 use super::http::{self, Response};
 use super::invariants::{self, Baseline};
 use super::log::{Line, Log};
@@ -33,6 +34,7 @@ pub struct Launch {
     token: String,
     passed: Vec<OwnedFd>,
     listen_pid: String,
+    link: bool,
     dir: TempDir,
 }
 
@@ -55,6 +57,7 @@ impl Launch {
             token: String::new(),
             passed: Vec::new(),
             listen_pid: "$$".to_owned(),
+            link: false,
             dir: TempDir::new().expect("a directory"),
         }
     }
@@ -83,6 +86,12 @@ impl Launch {
         self
     }
 
+    /// By a link in its directory, `isobar`, which can be made to lead elsewhere.
+    pub fn by_link(mut self) -> Self {
+        self.link = true;
+        self
+    }
+
     /// With these descriptors from 3 on, passed to it as a service manager does.
     pub fn pass(mut self, sockets: impl IntoIterator<Item = OwnedFd>) -> Self {
         self.passed.extend(sockets);
@@ -108,7 +117,7 @@ impl Launch {
         let mut child = command.spawn().expect("the binary starts");
         let stderr = Log::of(child.stderr.take().expect("a pipe"));
         let stdout = Log::of(child.stdout.take().expect("a pipe"));
-        let child = Running(child);
+        let child = Running(Whose::Child(child));
         let started = Instant::now();
         while !stderr.lines().iter().any(|line| line.message() == "ready") {
             assert!(
@@ -129,7 +138,7 @@ impl Launch {
         let mut child = self.command(arguments).spawn().expect("the binary starts");
         let mut stderr = Log::of(child.stderr.take().expect("a pipe"));
         let mut stdout = Log::of(child.stdout.take().expect("a pipe"));
-        let mut child = Running(child);
+        let mut child = Running(Whose::Child(child));
         let status = child.wait();
         let took = started.elapsed();
         stderr.finish();
@@ -150,7 +159,15 @@ impl Launch {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let binary = &binary();
+        let binary = &match self.link {
+            false => binary(),
+            true => {
+                let link = self.dir.path().join("isobar");
+                let _ = std::fs::remove_file(&link);
+                std::os::unix::fs::symlink(binary(), &link).expect("a link");
+                link.to_str().expect("a plain path").to_owned()
+            }
+        };
         let mut script = String::new();
         if let Some(n) = self.nofile {
             script.push_str(&format!("ulimit -n {n}; "));
@@ -206,36 +223,71 @@ fn binary() -> String {
     std::env::var("ISOBAR_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_isobar").to_owned())
 }
 
-/// A child that does not outlive the test.
-struct Running(Child);
+/// A child, or what took its place, that does not outlive the test.
+pub struct Running(Whose);
+
+enum Whose {
+    Child(Child),
+    /// Of a process that has ended, or will: then it is this process's child.
+    Orphan(Pid),
+}
 
 impl Running {
     fn process(&self) -> Process {
-        Process(self.0.id())
+        match &self.0 {
+            Whose::Child(child) => Process(child.id()),
+            Whose::Orphan(pid) => Process(pid.as_raw_nonzero().get().cast_unsigned()),
+        }
     }
 
+    /// How it ended, if it has.
+    fn try_wait(&mut self) -> Option<ExitStatus> {
+        match &mut self.0 {
+            Whose::Child(child) => child.try_wait().expect("our own child"),
+            // It is not a child of this process as long as its parent lives.
+            Whose::Orphan(pid) => waitpid(Some(*pid), WaitOptions::NOHANG)
+                .ok()
+                .flatten()
+                .map(|(_, status)| ExitStatus::from_raw(status.as_raw())),
+        }
+    }
+
+    /// Waits until it has ended by itself.
     #[track_caller]
-    fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        wait_until("the process ended", || {
-            status = self.0.try_wait().expect("our own child");
-            status.is_some()
-        });
-        status.expect("just seen")
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for("the process ended", || self.try_wait())
+    }
+
+    /// Whether it runs still.
+    pub fn is_alive(&self) -> bool {
+        self.process().is_alive()
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.process().0
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended, and been waited for, already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        match &mut self.0 {
+            Whose::Child(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Whose::Orphan(pid) => {
+                let _ = kill_process(*pid, Signal::KILL);
+                let _ = waitpid(Some(*pid), WaitOptions::empty());
+            }
+        }
     }
 }
 
 /// A running balancer. When it is dropped the invariants of every case are checked.
 pub struct Isobar {
-    child: Running,
+    child: Mutex<Running>,
     stderr: Log,
     stdout: Log,
     listeners: HashMap<String, Vec<Address>>,
@@ -274,7 +326,7 @@ impl Isobar {
         }
         let baseline = Baseline::of(child.process());
         Self {
-            child,
+            child: Mutex::new(child),
             stderr,
             stdout,
             listeners,
@@ -292,7 +344,40 @@ impl Isobar {
 
     /// The process.
     pub fn process(&self) -> Process {
-        self.child.process()
+        self.child().process()
+    }
+
+    fn child(&self) -> MutexGuard<'_, Running> {
+        self.child.lock().expect("no panic while it was held")
+    }
+
+    /// Has the program now on disk take its place, and waits until it is gone; the answer.
+    #[track_caller]
+    pub fn upgrade(&self) -> Value {
+        let (answer, mut old) = self.upgrade_leaving_some();
+        assert_eq!(answer["remaining"], 0, "{answer}");
+        assert!(old.wait().success());
+        answer
+    }
+
+    /// The same, where connections may be left in the process before; that process.
+    #[track_caller]
+    pub fn upgrade_leaving_some(&self) -> (Value, Running) {
+        // Orphans of the old process become children of this one.
+        let own = rustix::process::getpid();
+        rustix::process::set_child_subreaper(Some(own)).expect("a process may adopt");
+        let answer = self.tell("POST", "/upgrade", "");
+        let pid = answer["pid"].as_u64().expect("a process id");
+        (
+            answer,
+            self.follow(u32::try_from(pid).expect("a process id")),
+        )
+    }
+
+    /// The process `pid` has taken the place of the one before, which is given back.
+    pub fn follow(&self, pid: u32) -> Running {
+        let pid = Pid::from_raw(pid.cast_signed()).expect("a process id");
+        std::mem::replace(&mut *self.child(), Running(Whose::Orphan(pid)))
     }
 
     /// Sends it a signal.
@@ -305,7 +390,7 @@ impl Isobar {
     /// Waits until it has ended by itself.
     #[track_caller]
     pub fn wait_exit(&mut self) -> ExitStatus {
-        let status = self.child.wait();
+        let status = self.child().wait();
         self.stderr.finish();
         self.stdout.finish();
         self.exited = Some(status);

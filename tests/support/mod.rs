@@ -49,7 +49,7 @@ pub use crowd::{Crowd, Echoes};
 pub use deadline::{patience, scaled, wait_for, wait_until};
 pub use family::Family;
 pub use http::{Response, get, request, send_raw};
-pub use isobar::{Exit, Isobar, Launch, samples};
+pub use isobar::{Exit, Isobar, Launch, Running, samples};
 pub use log::{Line, Log};
 pub use manager::Manager;
 pub use paths::{Engine, Path, on_every_path, on_every_path_with};

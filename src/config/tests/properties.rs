@@ -51,15 +51,19 @@ fn runtime() -> impl Strategy<Value = Runtime> {
         0..=u32::MAX as usize,
         timeout(),
         timeout(),
+        timeout(),
         "[a-z0-9]{0,8}",
     )
         .prop_map(
-            |(threads, max_connections, stop_delay, drain_timeout, user)| Runtime {
-                threads,
-                max_connections,
-                stop_delay,
-                drain_timeout,
-                user,
+            |(threads, max_connections, stop_delay, drain_timeout, upgrade_timeout, user)| {
+                Runtime {
+                    threads,
+                    max_connections,
+                    stop_delay,
+                    drain_timeout,
+                    upgrade_timeout,
+                    user,
+                }
             },
         )
 }
