@@ -368,7 +368,7 @@ fn a_client_that_stops_before_it_has_asked_is_let_go_at_once() {
 fn what_a_later_version_answers_is_told_so() {
     let isobar = local();
     for (method, path) in [
-        ("POST", "/reload"),
+        ("POST", "/upgrade"),
         ("GET", "/events"),
         ("POST", "/pools/web/rebalance"),
     ] {

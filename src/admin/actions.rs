@@ -111,7 +111,7 @@ pub(super) async fn show(
     let mut all = pool.overview().backends.into_iter();
     let view = all.find(|view| *view.backend.name == *name);
     let missing = || Refusal::not_found(format!("no backend {name} in pool {}", pool.name));
-    Ok(shown(view.ok_or_else(missing)?, pool))
+    Ok(shown(view.ok_or_else(missing)?, &pool))
 }
 
 /// Changes state and weight of a backend.
@@ -151,7 +151,7 @@ pub(super) async fn set(
         after: told(&changed.after),
     }
     .log();
-    Ok(shown(changed.after, pool))
+    Ok(shown(changed.after, &pool))
 }
 
 /// Adds a backend.
@@ -168,7 +168,7 @@ pub(super) async fn add(
         let place = |fault: config::FieldFault| {
             let (line, column) = body::place_of(fault.field.as_deref(), &text);
             Place {
-                file: "request",
+                file: "request".to_owned(),
                 line,
                 column,
                 message: fault.message,
@@ -191,7 +191,7 @@ pub(super) async fn add(
         after,
     }
     .log();
-    Ok((StatusCode::CREATED, shown(added, pool)))
+    Ok((StatusCode::CREATED, shown(added, &pool)))
 }
 
 /// Removes a backend.
@@ -213,7 +213,7 @@ pub(super) async fn remove(
         after: format!("removed active={active}"),
     }
     .log();
-    Ok(shown(changed.after, pool))
+    Ok(shown(changed.after, &pool))
 }
 
 /// A pool after it was paused or resumed.
@@ -254,7 +254,7 @@ pub(super) async fn paused(
     name: Names<String>,
 ) -> Result<Json<Paused>, Refusal> {
     let pool = find(&running, &one(name)?)?;
-    Ok(Json(Paused::of(pool)))
+    Ok(Json(Paused::of(&pool)))
 }
 
 /// Holds new connections of a pool.
@@ -273,9 +273,9 @@ pub(super) async fn pause(
             "a pause lasts longer than 0s; without `for` it lasts until it is resumed",
         ));
     }
-    let before = Paused::of(pool).told();
+    let before = Paused::of(&pool).told();
     pool.pause(length, &peer.stamp())?;
-    Ok(audited(&peer, "pause", before, pool))
+    Ok(audited(&peer, "pause", before, &pool))
 }
 
 /// Lets them in again.
@@ -288,9 +288,9 @@ pub(super) async fn resume(
     let pool = find(&running, &one(name)?)?;
     let (head, body) = request.into_parts();
     let Nothing {} = body::json(&head, body).await?;
-    let before = Paused::of(pool).told();
+    let before = Paused::of(&pool).told();
     pool.resume();
-    Ok(audited(&peer, "resume", before, pool))
+    Ok(audited(&peer, "resume", before, &pool))
 }
 
 fn audited(peer: &Peer, what: &str, before: String, pool: &Pool) -> Json<Paused> {
@@ -307,7 +307,7 @@ fn audited(peer: &Peer, what: &str, before: String, pool: &Pool) -> Json<Paused>
     Json(paused)
 }
 
-fn find<'r>(running: &'r Running, name: &str) -> Result<&'r Arc<Pool>, Refusal> {
+fn find(running: &Running, name: &str) -> Result<Arc<Pool>, Refusal> {
     running.pool(name).ok_or_else(|| no_pool(name))
 }
 

@@ -6,8 +6,7 @@ pub(super) fn is_later(path: &str) -> bool {
     let segments: Vec<_> = path.split('/').skip(1).collect();
     matches!(
         segments[..],
-        ["events" | "series" | "explain" | "plan" | "reload" | "upgrade"]
-            | ["pools", _, "rebalance"]
+        ["events" | "series" | "explain" | "upgrade"] | ["pools", _, "rebalance"]
     )
 }
 
@@ -18,10 +17,11 @@ mod tests {
     #[test]
     fn later_paths_are_known_and_others_are_not() {
         for (path, later) in [
-            ("/reload", true),
+            ("/upgrade", true),
             ("/events", true),
             ("/pools/web/rebalance", true),
             ("/connections", false),
+            ("/reload", false),
             ("/pools/web/pause", false),
             ("/pools/web/backends/b1/history", false),
             ("/pools/web", false),

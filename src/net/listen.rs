@@ -28,7 +28,7 @@ use super::{Address, canonical, sys, unix_address};
 use crate::runtime::{Ready, Source};
 
 /// How a listening socket is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
     /// Length of the accept queue; the kernel lowers it to `net.core.somaxconn`.
     pub backlog: u32,
@@ -44,7 +44,7 @@ pub struct ListenOptions {
 #[derive(Debug)]
 pub struct Socket {
     /// Removed first: once the socket is closed, a file would be a stale one.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
     socket: OwnedFd,
     address: Address,
 }
@@ -204,6 +204,40 @@ impl Socket {
         })
     }
 
+    /// Whether `address` could be bound now, as far as that shows without listening there:
+    /// nobody can connect meanwhile, and no file is made.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn probe(address: &Address, options: ListenOptions) -> Result<(), ListenError> {
+        let result = match address {
+            Address::Ip(ip) => open_ip(*ip, options).map(drop),
+            Address::Unix(path) if is_abstract(path) => open(AddressFamily::UNIX)
+                .and_then(|socket| Ok(bind(&socket, &unix_address(path)?)?)),
+            Address::Unix(path) => probe_file(path),
+        };
+        result.map_err(|source| ListenError {
+            address: address.clone(),
+            source,
+        })
+    }
+
+    /// Takes new options while it listens, all but `ipv6_only`: whoever is in the accept queue
+    /// stays there.
+    ///
+    /// # Errors
+    /// What the kernel says of the first that it refuses.
+    pub fn retune(&self, options: ListenOptions) -> io::Result<()> {
+        listen(&self.socket, backlog(options))?;
+        if let Some(file) = self.file.as_ref().filter(|file| file.is_ours()) {
+            rustix::fs::chmod(&file.path, Mode::from_raw_mode(options.unix_mode))?;
+        }
+        match self.address {
+            Address::Ip(_) => options.liveness.apply(&self.socket),
+            Address::Unix(_) => Ok(()),
+        }
+    }
+
     /// Where it really listens: the port chosen where 0 was asked for.
     pub fn address(&self) -> &Address {
         &self.address
@@ -255,6 +289,21 @@ fn open(family: AddressFamily) -> io::Result<OwnedFd> {
 }
 
 fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
+    let socket = open_ip(ip, options)?;
+    // Accepted sockets inherit these, which saves their system calls.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    options.liveness.apply(&socket)?;
+    listen(&socket, backlog(options))?;
+    let bound = bound_address(&socket)?;
+    Ok(Socket {
+        socket,
+        address: Address::Ip(bound),
+        file: None,
+    })
+}
+
+/// A socket that is bound and does not listen yet.
+fn open_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<OwnedFd> {
     let family = if ip.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -267,17 +316,8 @@ fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
     if ip.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, options.ipv6_only)?;
     }
-    // Accepted sockets inherit these, which saves their system calls.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    options.liveness.apply(&socket)?;
     bind(&socket, &ip)?;
-    listen(&socket, backlog(options))?;
-    let bound = bound_address(&socket)?;
-    Ok(Socket {
-        socket,
-        address: Address::Ip(bound),
-        _file: None,
-    })
+    Ok(socket)
 }
 
 pub(super) fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
@@ -307,7 +347,7 @@ fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<Socket> {
     };
     listen(&socket, backlog(options))?;
     Ok(Socket {
-        _file: file,
+        file,
         socket,
         address: Address::Unix(path.into()),
     })
@@ -319,8 +359,16 @@ fn is_abstract(path: &Path) -> bool {
 
 /// Removes a socket file that nobody listens on, left behind by a process that was killed.
 fn remove_if_stale(path: &Path) -> io::Result<()> {
+    match is_stale(path)? {
+        true => std::fs::remove_file(path),
+        false => Ok(()),
+    }
+}
+
+/// Whether there is a socket file that nobody listens on; an error if something else is there.
+fn is_stale(path: &Path) -> io::Result<bool> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
-        return Ok(());
+        return Ok(false);
     };
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(
@@ -330,11 +378,22 @@ fn remove_if_stale(path: &Path) -> io::Result<()> {
     }
     let probe = open(AddressFamily::UNIX)?;
     match rustix::net::connect(&probe, &unix_address(path)?) {
-        Err(Errno::CONNREFUSED) => std::fs::remove_file(path),
+        Err(Errno::CONNREFUSED) => Ok(true),
         // It answers, or its backlog is full: somebody listens.
         Ok(()) | Err(Errno::AGAIN) => Err(Errno::ADDRINUSE.into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a socket file could be made there.
+fn probe_file(path: &Path) -> io::Result<()> {
+    is_stale(path)?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let directory = parent.unwrap_or(Path::new("."));
+    let rights = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    Ok(rustix::fs::access(directory, rights)?)
 }
 
 /// The file of a Unix socket, removed with the socket unless another has taken its place.
