@@ -123,7 +123,13 @@ fn a_network_address_shows_everybody_only_what_probes_need() {
             "{path}"
         );
     }
-    for path in ["/stats", "/config", "/connections", "/nothing"] {
+    for path in [
+        "/stats",
+        "/config",
+        "/connections",
+        "/explain?listener=l&client=::1",
+        "/nothing",
+    ] {
         assert_eq!(get(isobar.admin(), path, "").status, 401, "{path}");
         assert_eq!(get(isobar.admin(), path, WRONG).status, 401, "{path}");
         let known = get(isobar.admin(), path, TOKEN).status;

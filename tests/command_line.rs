@@ -88,7 +88,7 @@ fn a_wrong_command_line_is_exit_code_2() {
 
 #[test]
 fn a_command_of_a_later_version_says_so_and_is_not_in_the_help() {
-    for command in ["top", "explain", "rebalance", "simulate"] {
+    for command in ["top", "rebalance", "simulate"] {
         let output = isobar(&[command, "-c", "lb.toml"]);
         assert_eq!(code(&output), Some(2), "{command}");
         let expected = format!("isobar {command}: not available in this version of isobar yet\n");

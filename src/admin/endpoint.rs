@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Running, http};
 use crate::config;
 use crate::log::SharedThrottle;
-use crate::net::{Address, Incoming, ListenError, ListenOptions, Liveness, Socket, TokioAcceptor};
+use crate::net::{
+    Address, Incoming, Inherited, ListenError, ListenOptions, Liveness, Socket, TokioAcceptor,
+};
 
 /// Most connections at once, however many descriptors there are.
 const MOST_CONNECTIONS: u64 = 256;
@@ -39,15 +41,18 @@ pub struct Bound {
     socket: Socket,
 }
 
-/// Binds the endpoint; `None`: it is off.
+/// Binds the endpoint, or goes on with its socket in `inherited`; `None`: it is off.
 ///
 /// # Errors
 /// [`ListenError`].
-pub fn bind(settings: &config::Admin) -> Result<Option<Bound>, ListenError> {
+pub fn bind(
+    settings: &config::Admin,
+    inherited: &mut Inherited,
+) -> Result<Option<Bound>, ListenError> {
     let Some(address) = &settings.bind else {
         return Ok(None);
     };
-    let socket = Socket::bind(address, OPTIONS)?;
+    let socket = Socket::open(address, OPTIONS, inherited)?;
     Ok(Some(Bound { socket }))
 }
 

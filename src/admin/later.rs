@@ -6,7 +6,7 @@ pub(super) fn is_later(path: &str) -> bool {
     let segments: Vec<_> = path.split('/').skip(1).collect();
     matches!(
         segments[..],
-        ["events" | "series" | "explain" | "upgrade"] | ["pools", _, "rebalance"]
+        ["events" | "series" | "upgrade"] | ["pools", _, "rebalance"]
     )
 }
 

@@ -8,6 +8,7 @@
 //! | `actions`, `kill`, `body`, `audit` | changes: what they do, what they bring, who made them |
 //! | `reload`, `orders` | another file, what it would change and what it did |
 //! | `stats`, `prometheus`, `connections`, `history`, `page` | the answers |
+//! | `explain` | where a client would go, and why |
 //! | `later` | what a later version answers |
 //! | `process`, `words` | what the kernel says; how values are written |
 //!
@@ -20,6 +21,7 @@ mod body;
 mod connections;
 mod endpoint;
 mod error;
+mod explain;
 mod guard;
 mod history;
 mod http;
@@ -70,6 +72,7 @@ fn router(running: Arc<Running>, address: Address) -> Router {
         .route("/metrics", get(metrics))
         .route("/connections", get(connections).delete(kill::many))
         .route("/connections/{id}", delete(kill::one))
+        .route("/explain", get(explain))
         .route("/config", get(config))
         .route("/plan", post(reload::plan))
         .route("/reload", post(reload::reload))
@@ -182,6 +185,14 @@ async fn connections(
 ) -> Result<Json<Connections>, Refusal> {
     let query = connections::Query::parse(read(pairs)?)?;
     Ok(Json(Connections::of(&running, &query).await))
+}
+
+async fn explain(
+    State(running): State<Arc<Running>>,
+    pairs: Pairs,
+) -> Result<Json<explain::Answer>, Refusal> {
+    let query = explain::Query::parse(read(pairs)?)?;
+    explain::Answer::of(&running, query).map(Json)
 }
 
 async fn config(State(running): State<Arc<Running>>) -> Response {

@@ -209,6 +209,14 @@ impl Running {
         waiting
     }
 
+    /// The listener of that name.
+    pub fn listener(&self, name: &str) -> Option<Listening> {
+        let configured = self.configured();
+        let mut all = configured.listeners.iter();
+        let found = all.find(|listening| *listening.listener.settings.name == *name);
+        found.cloned()
+    }
+
     /// The pool of that name.
     pub fn pool(&self, name: &str) -> Option<Arc<Pool>> {
         self.configured().pool(name).cloned()

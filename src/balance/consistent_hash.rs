@@ -29,7 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::neg_log2::{neg_log2, neg_log2_at_least};
+use super::neg_log2::{BITS, neg_log2, neg_log2_at_least};
 use super::{Choice, Members, Request, Why, reserve_chosen, share};
 
 /// Seed of every hash, "isobar 1" as bytes. Any number would do; another one moves every client.
@@ -116,6 +116,13 @@ fn highest(members: &impl Members, key: u64) -> Option<usize> {
     best.map(|(i, _)| i)
 }
 
+/// The score of a backend for a key, as a number to look at: weight / −log2(u).
+pub fn score(identity: u64, weight: u32, key: u64) -> f64 {
+    let score = Score::new(identity, weight, key);
+    let neg_log2 = neg_log2(score.hash) as f64 / (1u64 << BITS) as f64;
+    f64::from(score.weight) / neg_log2
+}
+
 /// What a backend's score for a key is made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Score {
@@ -127,9 +134,13 @@ struct Score {
 impl Score {
     #[inline]
     fn of(members: &impl Members, i: usize, key: u64) -> Self {
-        let identity = members.identity(i);
+        Self::new(members.identity(i), members.weight(i), key)
+    }
+
+    #[inline]
+    fn new(identity: u64, weight: u32, key: u64) -> Self {
         Self {
-            weight: members.weight(i),
+            weight,
             hash: hash_pair(identity, key),
             identity,
         }

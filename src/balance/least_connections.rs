@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use super::load::Load;
 use super::smooth::Turns;
-use super::{Choice, Members, Request, Why, lock, share};
+use super::{Choice, Members, Request, Score, Why, lock, share};
 
 /// The sequences of the tied, shared by all threads.
 #[derive(Debug, Default)]
@@ -42,6 +42,22 @@ impl LeastConnections {
             }
         }
         None
+    }
+
+    /// What a pick compares now: the loads, and the turns of those that are tied for the lowest.
+    pub(super) fn scores(&self, members: &impl Members, request: Request) -> Vec<Option<Score>> {
+        let State { turns, tied } = &mut *lock(&self.0);
+        let mut scores = Load::scores(members);
+        let sequence = turns.of(request.first, members.len());
+        if lowest(members, tied).is_none() || tied.len() < 2 {
+            return scores;
+        }
+        for (i, turns) in sequence.dues(tied.iter().copied()) {
+            if let Some(Score::Load { due, .. }) = &mut scores[i] {
+                *due = Some(turns);
+            }
+        }
+        scores
     }
 
     pub(super) fn fork(&self) -> Self {

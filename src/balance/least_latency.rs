@@ -12,29 +12,60 @@
 
 use rand::Rng;
 
-use super::{Choice, Members, Why, draw, reserve_chosen};
+use super::{Choice, Members, Score, Why, draw, reserve_chosen, share};
 
 pub(super) fn pick(members: &impl Members, rng: &mut impl Rng) -> Option<Choice> {
     reserve_chosen(members, || {
         let (first, second) = draw::two(members, rng)?;
-        let index = second.map_or(first, |second| cheaper(members, first, second));
-        let why = Why::Latency;
-        Some(Choice { index, why })
+        Some(choose(members, first, second))
     })
+}
+
+/// The winner of two that were drawn, the first of them first.
+pub(super) fn choose(members: &impl Members, first: usize, second: Option<usize>) -> Choice {
+    let index = second.map_or(first, |second| cheaper(members, first, second));
+    let why = Why::Latency;
+    Choice { index, why }
+}
+
+/// What the open members cost, each as beside one that has a sample.
+pub(super) fn scores(members: &impl Members) -> Vec<Option<Score>> {
+    let median = median(members);
+    let score = |i| {
+        let sample = members.latency(i);
+        // Where nobody has a sample all count the same.
+        let seconds = sample.or(median).unwrap_or(1.0);
+        Score::Latency {
+            seconds: sample.or(median),
+            sampled: sample.is_some(),
+            active: members.active(i),
+            weight: members.weight(i),
+            cost: cost(members, i, seconds),
+        }
+    };
+    (0..members.len())
+        .map(|i| (share(members, i) > 0).then(|| score(i)))
+        .collect()
 }
 
 fn cheaper(members: &impl Members, first: usize, second: usize) -> usize {
     let (of_first, of_second) = latencies(members, first, second);
-    let cost = |i, latency: f64| {
-        let connections = f64::from(members.active(i)) + 1.0;
-        latency * connections / f64::from(members.weight(i).max(1))
-    };
-    let costs = (cost(first, of_first), cost(second, of_second));
+    let costs = (
+        cost(members, first, of_first),
+        cost(members, second, of_second),
+    );
     if costs.1.total_cmp(&costs.0).is_lt() {
         second
     } else {
         first
     }
+}
+
+/// latency × (active + 1) / weight.
+#[inline]
+fn cost(members: &impl Members, i: usize, latency: f64) -> f64 {
+    let connections = f64::from(members.active(i)) + 1.0;
+    latency * connections / f64::from(members.weight(i).max(1))
 }
 
 /// Latencies of two members in seconds, on one scale.

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::Members;
+use super::{Members, Score, share};
 
 /// How busy a member is for its size.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +20,22 @@ impl Load {
             active: members.active(i),
             weight: members.weight(i),
         }
+    }
+
+    /// Those of all open members.
+    pub(super) fn scores(members: &impl Members) -> Vec<Option<Score>> {
+        let score = |i| {
+            let Self { active, weight } = Self::of(members, i);
+            let due = None;
+            Score::Load {
+                active,
+                weight,
+                due,
+            }
+        };
+        (0..members.len())
+            .map(|i| (share(members, i) > 0).then(|| score(i)))
+            .collect()
     }
 
     /// The connections of a member of another weight that is equally loaded.

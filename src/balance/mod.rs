@@ -20,6 +20,7 @@
 //! somebody else, so it ends even while others keep taking the slot that it is after.
 
 mod draw;
+mod explain;
 mod first;
 mod least_connections;
 mod least_latency;
@@ -43,6 +44,7 @@ use rand::Rng;
 
 use crate::config::Balance;
 
+pub use explain::{Score, Standing, Still};
 pub use peak_ewma::PeakEwma;
 
 /// What a strategy may know of, and do to, the backends it chooses among.

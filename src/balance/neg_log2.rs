@@ -11,7 +11,7 @@
 //! tested for all of them.
 
 /// Fractional bits of the result.
-const BITS: u32 = 48;
+pub(super) const BITS: u32 = 48;
 
 /// −log2(h / 2⁶⁴) in units of 2⁻⁴⁸: 1 to 2⁵⁴.
 pub(super) fn neg_log2(h: u64) -> u64 {

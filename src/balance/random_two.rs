@@ -19,7 +19,8 @@ pub(super) fn pick(members: &impl Members, rng: &mut impl Rng) -> Option<Choice>
     })
 }
 
-fn choose(members: &impl Members, first: usize, second: Option<usize>) -> Choice {
+/// The winner of two that were drawn, the first of them first.
+pub(super) fn choose(members: &impl Members, first: usize, second: Option<usize>) -> Choice {
     let load = Load::of(members, first);
     let Some(second) = second else {
         return choice(first, load, None);

@@ -13,7 +13,7 @@
 use std::sync::Mutex;
 
 use super::smooth::Turns;
-use super::{Choice, Members, Request, Why, lock, share};
+use super::{Choice, Members, Request, Score, Why, lock, share};
 
 /// The sequences, shared by all threads.
 #[derive(Debug, Default)]
@@ -42,6 +42,16 @@ impl RoundRobin {
             }
         }
         None
+    }
+
+    /// What a pick compares now.
+    pub(super) fn scores(&self, members: &impl Members, request: Request) -> Vec<Option<Score>> {
+        let State { turns, .. } = &mut *lock(&self.0);
+        let sequence = turns.of(request.first, members.len());
+        let shares: Vec<_> = (0..members.len()).map(|i| share(members, i)).collect();
+        let dues = sequence.dues(shares.iter().copied().enumerate());
+        dues.map(|(i, due)| (shares[i] > 0).then_some(Score::Turn { due }))
+            .collect()
     }
 
     pub(super) fn fork(&self) -> Self {

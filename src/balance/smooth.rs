@@ -39,12 +39,25 @@ impl Smooth {
         let mut next = None;
         let mut greatest = i64::MIN;
         for (i, weight) in candidates {
-            let lag = self.lag[i] + i64::from(weight) * scale;
+            let lag = self.due(i, weight, scale);
             if lag > greatest && weight > 0 {
                 (next, greatest) = (Some((i, weight)), lag);
             }
         }
         next
+    }
+
+    /// The turns that are due to each of the candidates, this one's share included: what
+    /// [`next`](Self::next) compares.
+    pub(super) fn dues(&self, candidates: impl Candidates) -> impl Iterator<Item = (usize, f64)> {
+        let (_, scale) = total_and_scale(candidates.clone());
+        candidates.map(move |(i, weight)| (i, self.due(i, weight, scale) as f64 / TURN as f64))
+    }
+
+    /// The lag of member `i` once this turn is counted.
+    #[inline]
+    fn due(&self, i: usize, weight: u32, scale: i64) -> i64 {
+        self.lag[i] + i64::from(weight) * scale
     }
 
     /// Gives the turn to `chosen`, one of the candidates.

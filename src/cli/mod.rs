@@ -10,6 +10,7 @@ mod client;
 mod completions;
 mod connections;
 mod demo;
+mod explain;
 mod names;
 mod output;
 mod pause;
@@ -51,6 +52,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Have the running balancer read its file again
     Reload(reload::ReloadArgs),
+    /// Tell which backend a client would get now, and why, step by step
+    Explain(explain::ExplainArgs),
     /// Have a backend take connections again
     Ready(backend::ReadyArgs),
     /// Have a backend take no new connections; live ones go on, and so do its checks
@@ -183,6 +186,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Reload(args) => reload::reload(&args),
+        Command::Explain(args) => explain::explain(&args),
         Command::Ready(args) => backend::ready(&args),
         Command::Drain(args) => backend::drain(&args),
         Command::Maintenance(args) => backend::maintenance(&args),
@@ -223,7 +227,7 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
 }
 
 /// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 5] = ["top", "explain", "rebalance", "upgrade", "simulate"];
+const LATER: [&str; 4] = ["top", "rebalance", "upgrade", "simulate"];
 
 fn later() -> Option<Failure> {
     let command = std::env::args_os().nth(1)?.into_string().ok()?;

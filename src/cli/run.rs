@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ConfigArgs, Failure, Outcome};
 use crate::config::{Faults, Loaded, Problem};
 use crate::log;
+use crate::net::Inherited;
 use crate::server::{self, Server, StartError, UserError};
 
 /// How long the last lines may take to be written: a stop with nothing connected takes less
@@ -16,6 +17,8 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// Runs until told to stop. Nothing is written to standard output.
 pub(super) fn run(args: &ConfigArgs) -> Outcome {
+    // Before any file is opened that stays open.
+    let inherited = Inherited::from_activation();
     let (path, loaded) = args.load()?;
     // Before the log starts the first thread and opens the first file.
     server::drop_to(&loaded.config.runtime.user).map_err(|why| cannot_become(&loaded, &why))?;
@@ -27,14 +30,19 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
     let log = log::init(&loaded.config.log).map_err(|error| Failure::error(&error))?;
     log::install_panic_hook();
     loaded.warnings.iter().for_each(Problem::log);
-    let served = serve(loaded, path, log.clone());
+    let served = serve(loaded, path, log.clone(), inherited);
     log.flush(LAST_LINES);
     served.map_err(|error| Failure::error(&error))
 }
 
 /// Starts a balancer and serves until told to stop.
-pub(super) fn serve(loaded: Loaded, path: PathBuf, log: log::Handle) -> Result<(), StartError> {
-    Server::start(loaded, path, log)?.run(CancellationToken::new());
+fn serve(
+    loaded: Loaded,
+    path: PathBuf,
+    log: log::Handle,
+    inherited: Inherited,
+) -> Result<(), StartError> {
+    Server::start(loaded, path, log, inherited)?.run(CancellationToken::new());
     Ok(())
 }
 

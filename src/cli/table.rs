@@ -14,6 +14,15 @@ pub(super) enum Tone {
 }
 
 impl Tone {
+    /// Of the state of a backend.
+    pub(super) fn of_state(state: &str) -> Self {
+        match state {
+            "up" => Self::Good,
+            "down" | "ejected" => Self::Bad,
+            _ => Self::Odd,
+        }
+    }
+
     /// SGR parameter, ECMA-48.
     fn colour(self) -> Option<&'static str> {
         match self {

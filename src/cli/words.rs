@@ -37,6 +37,15 @@ pub(super) fn latency(seconds: Option<f64>) -> String {
     }
 }
 
+/// A number that is compared with others: `3`, `3.5`, `0.06`.
+pub(super) fn number(value: f64) -> String {
+    let text = format!("{value:.2}");
+    match text.trim_end_matches('0').trim_end_matches('.') {
+        "-0" => "0".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
 fn three_digits(value: f64) -> String {
     let decimals = match value {
         v if v >= 99.95 => 0,
@@ -77,6 +86,21 @@ mod tests {
             (f64::NAN, "0s"),
         ] {
             assert_eq!(span(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_number_has_at_most_two_decimals() {
+        for (value, text) in [
+            (3.0, "3"),
+            (3.5, "3.5"),
+            (0.0649, "0.06"),
+            (100.0, "100"),
+            (0.0, "0"),
+            (-0.001, "0"),
+            (-1.25, "-1.25"),
+        ] {
+            assert_eq!(number(value), text);
         }
     }
 

@@ -85,8 +85,8 @@ impl Choice for RelayEngine {
 
 impl Choice for HashKey {
     const ALL: &'static [(&'static str, Self)] = &[
-        ("client-ip", Self::ClientIp),
-        ("client-ip-port", Self::ClientIpPort),
+        (Self::ClientIp.as_str(), Self::ClientIp),
+        (Self::ClientIpPort.as_str(), Self::ClientIpPort),
     ];
 }
 

@@ -321,6 +321,16 @@ pub enum HashKey {
     ClientIpPort,
 }
 
+impl HashKey {
+    /// As the file writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientIp => "client-ip",
+            Self::ClientIpPort => "client-ip-port",
+        }
+    }
+}
+
 /// `[pool.NAME.latency]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latency {

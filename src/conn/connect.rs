@@ -67,11 +67,7 @@ impl<'a> Connector<'a> {
             if let Some(connected) = self.try_pool(&home, &mut attempt, None).await? {
                 return Ok(connected);
             }
-            // Whoever arrives while others are held queues behind them: they are let into the
-            // fallback first.
-            if home.held() == 0
-                && let Some(connected) = self.try_fallbacks(&home).await?
-            {
+            if let Some(connected) = self.try_fallbacks(home.overflow()).await? {
                 return Ok(connected);
             }
             if let Some(elsewhere) = self.successor(&home) {
@@ -97,7 +93,7 @@ impl<'a> Connector<'a> {
     /// The pool that the listener sends to now, where a reload has taken `home` away since the
     /// connection was routed there: rather than wait for nobody it begins anew.
     fn successor(&self, home: &Arc<Pool>) -> Option<Arc<Pool>> {
-        let now = || self.record.origin().pool.load_full();
+        let now = || self.record.origin().route();
         let successor = home.is_retired().then(now).flatten()?;
         (!Arc::ptr_eq(&successor, home)).then_some(successor)
     }
@@ -140,8 +136,10 @@ impl<'a> Connector<'a> {
         Ok(None)
     }
 
-    async fn try_fallbacks(&mut self, home: &Arc<Pool>) -> Result<Option<Connected>, Ended> {
-        let mut next = home.fallback();
+    async fn try_fallbacks(
+        &mut self,
+        mut next: Option<Arc<Pool>>,
+    ) -> Result<Option<Connected>, Ended> {
         while let Some(pool) = next {
             let mut attempt = Attempt::new(self.whom);
             if let Some(connected) = self.try_pool(&pool, &mut attempt, None).await? {

@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::ending::Order;
 use super::listing::Ask;
@@ -39,6 +39,8 @@ pub enum Command {
     End(Order),
     /// To end every connection at once, those still to come included.
     EndAll(Ended),
+    /// To answer.
+    Answer(oneshot::Sender<()>),
 }
 
 /// Where a core is told.
@@ -59,6 +61,13 @@ impl CoreHandle {
     /// ends a connection as every drop does.
     pub fn tell(&self, command: Command) {
         let _ = self.commands.send(command);
+    }
+
+    /// Completes with true when the core gets to what it is told, with false if it is gone.
+    pub async fn answers(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Answer(reply));
+        answer.await.is_ok()
     }
 }
 

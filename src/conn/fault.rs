@@ -2,16 +2,18 @@
 //!
 //! `ISOBAR_PANIC_AT=STAGE@LISTENER` makes the task of every connection of that listener panic
 //! when it comes to that stage (`connect`, `relay`), so that a test can prove that nothing but
-//! that connection ends.
+//! that connection ends. `ISOBAR_HANG_AT=STAGE@LISTENER` hangs the whole core there instead, for
+//! good, as a bug would: a watchdog must notice.
 
-/// Panics if this stage of this listener is the one that was asked for.
+/// Panics, or hangs, if this stage of this listener is the one that was asked for.
 #[cfg(feature = "fault-injection")]
 pub(super) fn point(stage: &str, listener: &str) {
-    let wanted = std::env::var("ISOBAR_PANIC_AT").unwrap_or_default();
-    assert!(
-        wanted != format!("{stage}@{listener}"),
-        "injected fault at {wanted}"
-    );
+    let here = format!("{stage}@{listener}");
+    let is_wanted = |name| std::env::var(name).is_ok_and(|wanted| wanted == here);
+    while is_wanted("ISOBAR_HANG_AT") {
+        std::thread::park();
+    }
+    assert!(!is_wanted("ISOBAR_PANIC_AT"), "injected fault at {here}");
 }
 
 /// Nothing: this build has no faults on demand.

@@ -44,6 +44,16 @@ pub struct Origin {
     pub pool: ArcSwapOption<Pool>,
 }
 
+impl Origin {
+    /// The pool that a connection goes to; `None`: no route takes it.
+    ///
+    /// The one place that says so, for connections and for whoever asks about one: there are no
+    /// routes yet, so that it is the listener's pool.
+    pub fn route(&self) -> Option<Arc<Pool>> {
+        self.pool.load_full()
+    }
+}
+
 /// The slots that a connection takes up, given back when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
@@ -149,7 +159,7 @@ fn stages<'a>(
 ) -> impl Future<Output = Outcome> {
     async move {
         slots.taken().await;
-        let Some(pool) = record.origin().pool.load_full() else {
+        let Some(pool) = record.origin().route() else {
             return Outcome::Rejected(Rejected::NoRoute);
         };
         let connector = Connector::new(&client, record, core.timers());

@@ -24,6 +24,13 @@ use crate::net::{Acceptor, Incoming};
 use crate::runtime;
 use rustix::io::Errno;
 
+/// Tasks of the core that wait for their turn, from which on the accept loop, whose next turn
+/// comes after all of theirs, takes more than one connection: of hundreds of bulk transfers each
+/// has its 256 KiB first. With fewer, the kernel says again that there is somebody, which costs
+/// less than asking it for one more who is not there.
+const BUSY: usize = 16;
+/// Most connections that it takes then.
+const BURST: usize = 32;
 /// How long to wait for the machine to recover.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A core may have so many connections more than the least loaded one, and an eighth, before
@@ -147,8 +154,7 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
         self.empty_queue();
     }
 
-    /// Takes one connection. Then the sockets are looked at before the next one is taken, so a
-    /// flood of clients holds up none that is connected.
+    /// Takes one connection, or a few where it would be long until its next turn.
     async fn step(&self) {
         let ready = self.acceptor.ready().await;
         // Not before: it may have changed hands while nobody came.
@@ -166,10 +172,31 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
                 }
             }
         };
+        if !self.accept(&listener, permit).await || runtime::queued() < BUSY {
+            return;
+        }
+        for _ in 1..BURST {
+            let Some(permit) = self.try_permit(&listener) else {
+                return;
+            };
+            if !self.accept(&listener, permit).await {
+                return;
+            }
+        }
+    }
+
+    /// Takes one connection out of the queue; whether there was one.
+    async fn accept(&self, listener: &Listener, permit: Permit) -> bool {
         match self.acceptor.accept() {
-            Ok(Some(incoming)) => self.hand_over(&listener, incoming, Slots::Taken(permit)),
-            Ok(None) => {}
-            Err(error) => self.failed(&listener, &error).await,
+            Ok(Some(incoming)) => {
+                self.hand_over(listener, incoming, Slots::Taken(permit));
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                self.failed(listener, &error).await;
+                false
+            }
         }
     }
 
@@ -256,7 +283,8 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
     /// whom a limit has no slot now wait for one after they were accepted.
     fn empty_queue(&self) {
         let listener = self.door.listener();
-        loop {
+        // No more than there can be in it: who arrives now would go on for ever.
+        for _ in 0..=listener.settings.backlog {
             match self.acceptor.accept() {
                 Ok(Some(incoming)) => self.hand_over(&listener, incoming, self.slots(&listener)),
                 Err(error) if is_of_the_connection(&error) => listener.errors.count(&error),

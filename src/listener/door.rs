@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Listener;
 use crate::config;
-use crate::net::{Address, ListenError, ListenOptions, Liveness, Socket};
+use crate::net::{Address, Inherited, ListenError, ListenOptions, Liveness, Socket};
 
 /// A bound address.
 #[derive(Debug)]
@@ -34,16 +34,17 @@ pub struct Door {
 }
 
 impl Door {
-    /// Binds `address` for `listener`.
+    /// Listens on `address` for `listener`, by the socket in `inherited` where there is one.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn bind(
+    pub fn open(
         address: &Address,
         options: ListenOptions,
         listener: Arc<Listener>,
+        inherited: &mut Inherited,
     ) -> Result<Arc<Self>, ListenError> {
-        let socket = Socket::bind(address, options)?;
+        let socket = Socket::open(address, options, inherited)?;
         Ok(Arc::new(Self {
             bind: address.clone(),
             address: socket.address().clone(),

@@ -7,9 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::listen::bound_address;
 use super::stream::{Kind, Liveness, Stream};
@@ -95,7 +93,6 @@ pub async fn dial(address: &Address, liveness: Liveness) -> Result<Stream, DialE
                 AddressFamily::INET6
             };
             let socket = open(family)?;
-            sockopt::set_tcp_nodelay(&socket, true).map_err(io::Error::from)?;
             // Keep-alive is for whoever keeps the connection for long enough to need it.
             liveness.apply_user_timeout(&socket)?;
             let started = connect(&socket, ip);
@@ -149,10 +146,10 @@ async fn established(
 ) -> Result<Stream, DialError> {
     match started {
         // A Unix socket connects at once, or not at all.
-        Ok(()) => Ok(Stream::new(socket, kind)?),
+        Ok(()) => Ok(Stream::new_delaying(socket, kind)?),
         Err(Errno::INPROGRESS) => {
             // A stream from here on: given up, it is reset, however far the kernel has come.
-            let pending = Stream::new(socket, kind)?;
+            let pending = Stream::new_delaying(socket, kind)?;
             pending.connected().await?;
             Ok(pending)
         }

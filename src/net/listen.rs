@@ -12,8 +12,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use arc_swap::ArcSwapOption;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{
@@ -23,6 +25,7 @@ use rustix::net::{
 
 use tokio::io::unix::AsyncFd;
 
+use super::inherit::Keeper;
 use super::stream::{Kind, Liveness};
 use super::{Address, canonical, sys, unix_address};
 use crate::runtime::{Ready, Source};
@@ -40,13 +43,18 @@ pub struct ListenOptions {
     pub liveness: Liveness,
 }
 
-/// A bound, listening socket. Dropping it closes it and removes a Unix socket's file.
+/// A bound, listening socket. Dropping it closes it and removes a Unix socket's file, unless
+/// that is for somebody else to do.
 #[derive(Debug)]
 pub struct Socket {
     /// Removed first: once the socket is closed, a file would be a stale one.
-    file: Option<SocketFile>,
-    socket: OwnedFd,
-    address: Address,
+    pub(super) file: Option<SocketFile>,
+    pub(super) socket: OwnedFd,
+    pub(super) address: Address,
+    pub(super) keeper: Keeper,
+    /// Who was in the queue before the options were set has none of them: they are set on each
+    /// accepted socket again.
+    pub(super) early: ArcSwapOption<ListenOptions>,
 }
 
 /// What accept(2) gave.
@@ -164,8 +172,8 @@ impl TokioAcceptor {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {}", self.text())]
 pub struct ListenError {
-    address: Address,
-    source: io::Error,
+    pub(super) address: Address,
+    pub(super) source: io::Error,
 }
 
 impl ListenError {
@@ -229,12 +237,27 @@ impl Socket {
     /// What the kernel says of the first that it refuses.
     pub fn retune(&self, options: ListenOptions) -> io::Result<()> {
         listen(&self.socket, backlog(options))?;
+        if self.early.load().is_some() {
+            self.early.store(Some(Arc::new(options)));
+        }
         if let Some(file) = self.file.as_ref().filter(|file| file.is_ours()) {
             rustix::fs::chmod(&file.path, Mode::from_raw_mode(options.unix_mode))?;
         }
         match self.address {
             Address::Ip(_) => options.liveness.apply(&self.socket),
             Address::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Who made it.
+    pub fn keeper(&self) -> Keeper {
+        self.keeper
+    }
+
+    /// Leaves the file of a Unix socket to the process that this one hands the socket to.
+    pub fn give_away_file(&self) {
+        if let Some(file) = &self.file {
+            file.given_away.store(true, Ordering::Relaxed);
         }
     }
 
@@ -263,11 +286,17 @@ impl Socket {
 
     fn incoming(&self, socket: OwnedFd, peer: Option<SocketAddrAny>) -> Incoming {
         match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
-            Some(ip) => Incoming {
-                socket,
-                kind: Kind::Tcp,
-                peer: Address::Ip(canonical(ip)),
-            },
+            Some(ip) => {
+                if let Some(options) = &*self.early.load() {
+                    // It fails for a peer that is gone, which is noticed soon enough.
+                    let _ = pass_on(&socket, **options);
+                }
+                Incoming {
+                    socket,
+                    kind: Kind::Tcp,
+                    peer: Address::Ip(canonical(ip)),
+                }
+            }
             None => Incoming {
                 socket,
                 kind: Kind::Unix,
@@ -290,15 +319,15 @@ fn open(family: AddressFamily) -> io::Result<OwnedFd> {
 
 fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
     let socket = open_ip(ip, options)?;
-    // Accepted sockets inherit these, which saves their system calls.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    options.liveness.apply(&socket)?;
+    pass_on(&socket, options)?;
     listen(&socket, backlog(options))?;
     let bound = bound_address(&socket)?;
     Ok(Socket {
         socket,
         address: Address::Ip(bound),
         file: None,
+        keeper: Keeper::Isobar,
+        early: ArcSwapOption::empty(),
     })
 }
 
@@ -320,12 +349,18 @@ fn open_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Accepted sockets inherit these, which saves their system calls.
+pub(super) fn pass_on(socket: &OwnedFd, options: ListenOptions) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    options.liveness.apply(socket)
+}
+
 pub(super) fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     let name: SocketAddrAny = getsockname(socket)?;
     SocketAddr::try_from(name).map_err(|_| io::Error::from(Errno::AFNOSUPPORT))
 }
 
-fn backlog(options: ListenOptions) -> i32 {
+pub(super) fn backlog(options: ListenOptions) -> i32 {
     i32::try_from(options.backlog).unwrap_or(i32::MAX)
 }
 
@@ -350,10 +385,12 @@ fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<Socket> {
         file,
         socket,
         address: Address::Unix(path.into()),
+        keeper: Keeper::Isobar,
+        early: ArcSwapOption::empty(),
     })
 }
 
-fn is_abstract(path: &Path) -> bool {
+pub(super) fn is_abstract(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().first() == Some(&b'@')
 }
 
@@ -398,19 +435,22 @@ fn probe_file(path: &Path) -> io::Result<()> {
 
 /// The file of a Unix socket, removed with the socket unless another has taken its place.
 #[derive(Debug)]
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Another process has the socket, and removes the file.
+    given_away: AtomicBool,
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::symlink_metadata(path)?;
         Ok(Self {
             path: path.into(),
             device: metadata.dev(),
             inode: metadata.ino(),
+            given_away: AtomicBool::new(false),
         })
     }
 
@@ -422,7 +462,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_ours() {
+        if !self.given_away.load(Ordering::Relaxed) && self.is_ours() {
             let _ = std::fs::remove_file(&self.path);
         }
     }

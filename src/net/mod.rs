@@ -1,7 +1,9 @@
 //! Sockets and addresses: what the kernel is asked for, and how.
 
 mod addr;
+mod adopt;
 mod dial;
+mod inherit;
 mod listen;
 mod stream;
 mod sys;
@@ -13,6 +15,7 @@ use rustix::net::SocketAddrUnix;
 
 pub use addr::{Address, AddressError, canonical};
 pub use dial::{DialError, dial};
+pub use inherit::{Handed, InheritError, Inherited, Keeper};
 pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket, TokioAcceptor};
 pub use stream::{Kind, Liveness, Stream};
 

@@ -1,8 +1,8 @@
 //! A connected stream socket, TCP or Unix, on the core that serves it.
 //!
 //! Two rules of the kernel shape this file. *Edge-triggered readiness*: it may be cleared only
-//! on what proves the socket dry, a call that would block or a read that came back short; after
-//! a short read a FIN that the kernel has told of stays visible.
+//! on what proves the socket dry: a call that would block or, of TCP, a read that came back short,
+//! after which a FIN that the kernel has told of stays visible.
 //! *Endings*: closing a socket sends FIN, and what a peer or isobar cuts short must never
 //! look complete, so a [`Stream`] that is merely dropped (a time-out, a kill, a panic) resets;
 //! only what was said to be [`complete`](Stream::complete) closes.
@@ -87,6 +87,9 @@ impl Liveness {
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of Linux.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
+/// What fits one segment of any connection (RFC 9293, 3.7.1).
+const SMALLEST_SEGMENT: usize = 536;
+
 /// A connected, non-blocking socket, watched by this thread's runtime.
 #[derive(Debug)]
 pub struct Stream {
@@ -94,6 +97,19 @@ pub struct Stream {
     socket: OwnedFd,
     kind: Kind,
     complete: Cell<bool>,
+    delays: Cell<Delays>,
+}
+
+/// Whether the kernel may keep small segments back for others to join them (Nagle's algorithm,
+/// RFC 896), which a relay must not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delays {
+    /// It may not, or knows of no such thing.
+    Never,
+    /// It might, were anything unacknowledged: nothing was sent yet.
+    NotYet,
+    /// It will from now on.
+    FromNowOn,
 }
 
 impl Stream {
@@ -105,12 +121,24 @@ impl Stream {
     /// # Panics
     /// If this thread runs no [`runtime`](crate::runtime).
     pub fn new(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
+        let source = Source::new(&socket).inspect_err(|_| end_by_reset(&socket, kind))?;
         Ok(Self {
-            source: Source::new(&socket)?,
+            source,
             socket,
             kind,
             complete: Cell::new(false),
+            delays: Cell::new(Delays::Never),
         })
+    }
+
+    /// The same for a socket that was not told `TCP_NODELAY`: it is told before the second send,
+    /// which saves the call where there is but one, as in a request and its answer.
+    pub(super) fn new_delaying(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
+        let stream = Self::new(socket, kind)?;
+        if kind == Kind::Tcp {
+            stream.delays.set(Delays::NotYet);
+        }
+        Ok(stream)
     }
 
     /// Waits for the end of the connect that is in progress.
@@ -161,9 +189,7 @@ impl Stream {
             let ready = ready!(self.source.poll_ready(cx, Ready::READ));
             match self.try_recv(buffer) {
                 Ok(n) => {
-                    // A read stops at the mark of urgent data, see tcp(7): where the peer ever
-                    // sent any, a short read does not prove the socket dry.
-                    if n > 0 && n < buffer.len() && !ready.any(Ready::URGENT) {
+                    if n > 0 && n < buffer.len() && self.reads_all(ready) {
                         self.source.drained();
                     }
                     return Poll::Ready(Ok(n));
@@ -174,13 +200,19 @@ impl Stream {
         }
     }
 
+    /// Whether a read stops only where there is nothing more. Of TCP it also stops at the mark
+    /// of urgent data, see tcp(7), of a Unix socket where descriptors were passed, see unix(7).
+    fn reads_all(&self, ready: Ready) -> bool {
+        self.kind == Kind::Tcp && !ready.any(Ready::URGENT)
+    }
+
     /// Sends some of `bytes`; asks for readiness only when the socket is full.
     ///
     /// # Errors
     /// What send(2) gives; never SIGPIPE.
     #[inline]
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_output(cx, |socket| {
+        self.poll_output(cx, bytes.len(), |socket| {
             Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
         })
     }
@@ -219,7 +251,7 @@ impl Stream {
         most: usize,
     ) -> Poll<io::Result<usize>> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        self.poll_output(cx, |socket| {
+        self.poll_output(cx, usize::MAX, |socket| {
             Ok(rustix::pipe::splice(pipe, None, socket, None, most, flags)?)
         })
     }
@@ -228,8 +260,12 @@ impl Stream {
     fn poll_output(
         &self,
         cx: &mut Context<'_>,
+        most: usize,
         send: impl Fn(&OwnedFd) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        if self.delays.get() != Delays::Never {
+            self.forbid_delays(most);
+        }
         loop {
             match send(self.socket()) {
                 Err(error) if would_block(&error) => {
@@ -241,6 +277,19 @@ impl Stream {
         }
     }
 
+    /// Before each send of at most so many bytes, until it has had its effect. What may take
+    /// more than one segment may have a small one in its midst.
+    fn forbid_delays(&self, most: usize) {
+        self.delays.set(match self.delays.get() {
+            Delays::NotYet if most <= SMALLEST_SEGMENT => Delays::FromNowOn,
+            _ => {
+                // It fails for a connection that is gone, of which the send tells.
+                let _ = sockopt::set_tcp_nodelay(&self.socket, true);
+                Delays::Never
+            }
+        });
+    }
+
     /// Completes when the connection broke (a reset, a time-out of the kernel) while nobody
     /// reads it, because the other side is full or this one has sent FIN.
     ///
@@ -249,11 +298,14 @@ impl Stream {
     pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
         // Whatever breaks a connection closes its sending side: no need to ask the kernel about
         // a socket that merely has room.
-        ready!(self.source.poll_ready(cx, Ready::WRITE_CLOSED));
-        match self.is_broken() {
-            true => Poll::Ready(()),
-            // Shut down both ways in order: nothing can break any more.
-            false => Poll::Pending,
+        loop {
+            ready!(self.source.poll_ready(cx, Ready::WRITE_CLOSED));
+            if self.is_broken() {
+                return Poll::Ready(());
+            }
+            // Shut down both ways in order. It may break still, as long as what was sent is not
+            // acknowledged.
+            self.source.clear(Ready::WRITE_CLOSED);
         }
     }
 
@@ -311,10 +363,16 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.complete.get() && self.kind == Kind::Tcp {
-            // SO_LINGER of 0 s makes close(2) send RST and forget what was not sent yet.
-            let _ = sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO));
+        if !self.complete.get() {
+            end_by_reset(&self.socket, self.kind);
         }
+    }
+}
+
+/// Has close(2) send RST and forget what was not sent yet, by an SO_LINGER of 0 s.
+fn end_by_reset(socket: &OwnedFd, kind: Kind) {
+    if kind == Kind::Tcp {
+        let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
     }
 }
 

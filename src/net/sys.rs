@@ -4,8 +4,9 @@
     reason = "this is the one file that may, see the module doc"
 )]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io;
 use rustix::ioctl::{Getter, Opcode, ioctl};
@@ -38,4 +39,35 @@ pub(super) fn unacknowledged<Fd: AsFd>(socket: Fd) -> io::Result<usize> {
     // descriptor is borrowed for the length of the call, so it is open.
     let bytes = unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) }?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// The first descriptor that a service manager passes, `SD_LISTEN_FDS_START` of
+/// sd_listen_fds(3).
+pub(super) const FIRST_PASSED: RawFd = 3;
+
+/// Takes over the `count` descriptors that a service manager passed to this process, up to the
+/// first that is not open. Only the first call gets any.
+///
+/// To be called before this process opens anything else that it keeps.
+pub(super) fn passed(count: u32) -> Vec<std::io::Result<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let mut passed = Vec::new();
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return passed;
+    }
+    let end = FIRST_PASSED.saturating_add_unsigned(count);
+    for number in FIRST_PASSED..end {
+        // SAFETY: the number is not -1, and the borrow ends with the call, which does nothing
+        // but tell whether there is such a descriptor.
+        let is_open = io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
+        if let Err(error) = is_open {
+            passed.push(Err(error.into()));
+            break;
+        }
+        // SAFETY: it is open, and by the protocol it was opened for this process to own. This
+        // function makes an owner of each number only once, and it is called before anything
+        // of this process could have got one of them.
+        passed.push(Ok(unsafe { OwnedFd::from_raw_fd(number) }));
+    }
+    passed
 }

@@ -82,6 +82,19 @@ pub(super) enum Asker {
     Tick,
 }
 
+/// Why somebody cannot have a slot of a backend now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It has as many connections as it may.
+    Limit,
+    /// As many connects are in progress as may be.
+    Connecting,
+    /// The last connect failed, and those that are held wait for the next tick.
+    Resting,
+    /// The connection has tried it already.
+    Tried,
+}
+
 impl Backend {
     /// A backend with no connection, for `cores` data cores.
     pub(super) fn new(settings: &config::Backend, pool: &config::Pool, cores: usize) -> Self {
@@ -143,11 +156,17 @@ impl Backend {
         self.latency.load().seconds(now)
     }
 
-    /// Whether `asker` could have a slot now.
-    pub(super) fn has_room(&self, asker: Asker) -> bool {
-        below(self.active(), self.limit())
-            && below(self.connecting(), self.cap(asker))
-            && !(asker == Asker::Held && self.resting.load(Ordering::Relaxed))
+    /// Why `asker` could not have a slot now; `None`: it could.
+    #[inline]
+    pub(super) fn obstacle(&self, asker: Asker) -> Option<Obstacle> {
+        if !below(self.active(), self.limit()) {
+            return Some(Obstacle::Limit);
+        }
+        if !below(self.connecting(), self.cap(asker)) {
+            return Some(Obstacle::Connecting);
+        }
+        let resting = asker == Asker::Held && self.is_resting();
+        resting.then_some(Obstacle::Resting)
     }
 
     /// Takes a slot for `asker`, exactly: limits hold under any concurrency.
@@ -166,7 +185,7 @@ impl Backend {
     }
 
     /// Most connects in progress for `asker`; 0: no cap.
-    fn cap(&self, asker: Asker) -> u32 {
+    pub(super) fn cap(&self, asker: Asker) -> u32 {
         let cap = self.connecting_cap.load(Ordering::Relaxed);
         if asker == Asker::Arriving {
             return cap;

@@ -7,6 +7,7 @@
 
 mod backend;
 mod control;
+pub mod explain;
 pub mod history;
 mod lease;
 pub mod overrides;
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
-pub use backend::{Backend, BackendCounters};
+pub use backend::{Backend, BackendCounters, Obstacle};
 pub use control::{Bytes, Due, Overview};
 pub use hold::Ticket;
 pub use lease::Lease;
@@ -226,6 +227,13 @@ impl Pool {
         self.current.load().retired
     }
 
+    /// The pool that takes what this one cannot take before anybody is held: none while others
+    /// are held here. Whoever arrives then queues behind them, as they are let into the fallback
+    /// first.
+    pub fn overflow(&self) -> Option<Arc<Pool>> {
+        (self.held() == 0).then(|| self.fallback())?
+    }
+
     /// Whether it is paused, or when it was.
     pub fn pause_state(&self) -> Pause {
         self.current.load().pause
@@ -238,11 +246,15 @@ impl Pool {
 
     /// A slot of some backend, now; `None`: nobody can take it, or others wait already.
     pub fn acquire(self: &Arc<Self>, attempt: &Attempt) -> Option<Lease> {
-        // Who has begun to try goes on; who arrives queues behind those that are held.
-        if attempt.made == 0 && !self.hold.is_empty() {
+        if self.queues(attempt) {
             return None;
         }
         self.take(attempt, Asker::Arriving)
+    }
+
+    /// Who has begun to try goes on; who arrives queues behind those that are held.
+    fn queues(&self, attempt: &Attempt) -> bool {
+        attempt.made == 0 && !self.hold.is_empty()
     }
 
     /// Waits for a slot, at the place of `ticket` or at the end.
@@ -257,10 +269,7 @@ impl Pool {
         attempt: &Attempt,
         ticket: Option<Ticket>,
     ) -> Result<Held, NotHeld> {
-        let max = self.current.load().settings.hold.max;
-        if max == 0 {
-            return Err(NotHeld::Off);
-        }
+        let max = self.hold_max()?;
         let held = self
             .hold
             .join(attempt.renewed(), ticket, max)
@@ -271,6 +280,14 @@ impl Pool {
         self.holding.notify_one();
         self.serve(Asker::Held);
         Ok(held)
+    }
+
+    /// Most that may be held at once.
+    fn hold_max(&self) -> Result<usize, NotHeld> {
+        match self.current.load().settings.hold.max {
+            0 => Err(NotHeld::Off),
+            max => Ok(max),
+        }
     }
 
     /// Something was given back, or a backend became usable: those who are held here are

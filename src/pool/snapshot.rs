@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use rand::Rng;
 
-use super::backend::{Asker, Backend};
+use super::backend::{Asker, Backend, Obstacle};
 use super::pause::Pause;
 use super::{Attempt, Pool};
-use crate::balance::{Balancer, Members, Request};
+use crate::balance::{Balancer, Choice, Members, Request};
 use crate::config::{self, Balance};
 use crate::log::Pick;
 
@@ -45,8 +45,8 @@ pub(super) const LAST_RESORT: usize = 2;
 /// Backends of equal rank and the strategy that chooses among them.
 #[derive(Clone, Debug)]
 pub(super) struct Tier {
-    members: Arc<[Member]>,
-    balancer: Arc<Balancer>,
+    pub(super) members: Arc<[Member]>,
+    pub(super) balancer: Arc<Balancer>,
 }
 
 /// A backend and its share.
@@ -102,18 +102,31 @@ impl Snapshot {
         asker: Asker,
         rng: &mut impl Rng,
     ) -> Option<Taken> {
+        self.take_by(attempt, asker, &mut |rank, open, request| {
+            self.tiers[rank].balancer.pick(open, request, rng)
+        })
+    }
+
+    /// The same, with `choose` among the members of a tier in the place of its strategy. A tier
+    /// without members is not asked.
+    pub(super) fn take_by(
+        &self,
+        attempt: &Attempt,
+        asker: Asker,
+        choose: &mut impl FnMut(usize, &Open<'_>, Request) -> Option<Choice>,
+    ) -> Option<Taken> {
         if self.pause.is_on() {
             return None;
         }
-        self.take_from(attempt, asker, &attempt.tried, rng)
+        self.take_from(attempt, asker, &attempt.tried, choose)
             .or_else(|| match attempt.tried.is_empty() {
                 true => None,
-                false => self.take_from(attempt, asker, &[], rng),
+                false => self.take_from(attempt, asker, &[], choose),
             })
     }
 
     /// The hash that consistent-hash wants; other strategies do not look at it.
-    fn key(&self, attempt: &Attempt) -> u64 {
+    pub(super) fn key(&self, attempt: &Attempt) -> u64 {
         match self.settings.balance {
             Balance::ConsistentHash => attempt.client.hash(self.settings.hash.key),
             _ => 0,
@@ -125,7 +138,7 @@ impl Snapshot {
         attempt: &Attempt,
         asker: Asker,
         without: &[Arc<Backend>],
-        rng: &mut impl Rng,
+        choose: &mut impl FnMut(usize, &Open<'_>, Request) -> Option<Choice>,
     ) -> Option<Taken> {
         let request = Request {
             key: self.key(attempt),
@@ -141,7 +154,7 @@ impl Snapshot {
                 asker,
                 now: Instant::now(),
             };
-            let choice = tier.balancer.pick(&open, request, rng)?;
+            let choice = choose(rank, &open, request)?;
             let pick = match (asker, attempt.number(), rank) {
                 (_, _, LAST_RESORT) => Pick::Try,
                 (Asker::Held | Asker::Tick, _, _) => Pick::Held,
@@ -156,11 +169,23 @@ impl Snapshot {
 }
 
 /// The members of a tier as one connection may have them.
-struct Open<'a> {
+pub(super) struct Open<'a> {
     members: &'a [Member],
     without: &'a [Arc<Backend>],
     asker: Asker,
     now: Instant,
+}
+
+impl Open<'_> {
+    /// Why member `i` cannot be chosen.
+    #[inline]
+    pub(super) fn obstacle(&self, i: usize) -> Option<Obstacle> {
+        let backend = &self.members[i].backend;
+        let tried = || self.without.iter().any(|tried| Arc::ptr_eq(tried, backend));
+        backend
+            .obstacle(self.asker)
+            .or_else(|| tried().then_some(Obstacle::Tried))
+    }
 }
 
 impl Members for Open<'_> {
@@ -177,9 +202,7 @@ impl Members for Open<'_> {
     }
 
     fn open(&self, i: usize) -> bool {
-        let backend = &self.members[i].backend;
-        backend.has_room(self.asker)
-            && !self.without.iter().any(|tried| Arc::ptr_eq(tried, backend))
+        self.obstacle(i).is_none()
     }
 
     fn identity(&self, i: usize) -> u64 {

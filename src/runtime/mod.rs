@@ -20,7 +20,7 @@ mod task;
 pub mod timers;
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -120,6 +120,27 @@ impl Drop for Runtime {
 /// If this thread runs none.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     current(|inner| inner.tasks.spawn(Box::pin(future)));
+}
+
+/// How many tasks are to be polled before one that is woken now.
+///
+/// # Panics
+/// If this thread runs no runtime.
+pub fn queued() -> usize {
+    current(|inner| inner.tasks.queued())
+}
+
+/// Lets every task that was woken have its turn first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The deadlines of this thread's runtime.

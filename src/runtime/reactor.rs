@@ -289,7 +289,8 @@ impl Source {
         self.clear(Ready::WRITE);
     }
 
-    fn clear(&self, what: Ready) {
+    /// Forgets what was known: the kernel says so again when it comes about again.
+    pub fn clear(&self, what: Ready) {
         let ready = self.ready();
         self.watched.ready.set(Ready(ready.0 & !what.0));
     }

@@ -116,6 +116,11 @@ impl Tasks {
         waker
     }
 
+    /// How many are to be polled.
+    pub(super) fn queued(&self) -> usize {
+        self.woken.borrow().len()
+    }
+
     /// Who was woken first.
     pub(super) fn next(&self) -> Option<Next> {
         let handle = self.woken.borrow_mut().pop_front()?;

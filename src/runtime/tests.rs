@@ -14,19 +14,6 @@ fn run<F: Future>(main: F) -> F::Output {
     Runtime::new().expect("a runtime").block_on(main)
 }
 
-/// Lets every other task have a turn.
-async fn turn() {
-    let mut asked = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut asked, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("an address"));
@@ -44,12 +31,12 @@ fn tasks_take_turns_in_the_order_in_which_they_were_woken() {
             spawn(async move {
                 for round in 0..2 {
                     order.borrow_mut().push((round, name));
-                    turn().await;
+                    yield_now().await;
                 }
             });
         }
         while order.borrow().len() < 6 {
-            turn().await;
+            yield_now().await;
         }
         let expected = [(0, "a"), (0, "b"), (0, "c"), (1, "a"), (1, "b"), (1, "c")];
         assert_eq!(*order.borrow(), expected);
@@ -69,11 +56,11 @@ fn a_task_that_panics_ends_no_other_and_is_dropped() {
         let told = Told(Rc::clone(&dropped));
         spawn(async move {
             let _told = told;
-            turn().await;
+            yield_now().await;
             panic!("as this test wants it");
         });
         while !dropped.get() {
-            turn().await;
+            yield_now().await;
         }
     });
 }
@@ -88,7 +75,7 @@ fn tasks_that_are_left_are_dropped_with_the_runtime() {
             let _inside = inside;
             std::future::pending::<()>().await;
         });
-        turn().await;
+        yield_now().await;
     });
     assert_eq!(Rc::strong_count(&kept), 2);
     drop(runtime);

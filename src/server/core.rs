@@ -58,6 +58,8 @@ impl CorePlan {
                 Command::Connections(ask) => core.list(ask),
                 Command::End(order) => core.end(order),
                 Command::EndAll(ended) => core.end_all(ended),
+                // Whoever asked may have gone away meanwhile.
+                Command::Answer(reply) => drop(reply.send(())),
             }
         }
     }
@@ -101,10 +103,7 @@ impl Opener {
         for core in &self.cores {
             // What was handed over is a task after the first round, and begun after the second.
             for _ in 0..2 {
-                let (reply, answer) = oneshot::channel();
-                let passed = move |_: &Rc<Core>| reply.send(()).unwrap_or_default();
-                core.tell(Command::Do(Box::new(passed)));
-                let _ = answer.await;
+                core.answers().await;
             }
         }
     }

@@ -26,8 +26,8 @@ use crate::config::{Config, Loaded, Problem};
 /// one on /dev/null. Then there are the access file, the admin socket, and what is open for
 /// a moment: a file of /proc, the access file while it is opened again.
 const OWN: u64 = 16;
-/// Each runtime has two epolls, an eventfd and a copy of the signal socket.
-const PER_CORE: u64 = 4;
+/// The runtime of each has an epoll, an eventfd and a timerfd.
+const PER_CORE: u64 = 3;
 /// Of each connection: the client's socket and the backend's.
 const PER_CONNECTION: u64 = 2;
 /// Checks get at most this part of all descriptors: they are short, seldom all at once, and

@@ -10,10 +10,12 @@ mod core;
 mod faults;
 mod limits;
 mod live;
+mod notify;
 mod privileges;
 mod reload;
 mod signals;
 mod stop;
+mod supervised;
 mod tend;
 mod watch;
 
@@ -38,7 +40,7 @@ use crate::listener::accept::Admission;
 use crate::listener::{Door, Listener, Listening, options};
 use crate::log;
 use crate::metrics::Process;
-use crate::net::{Address, ListenError};
+use crate::net::{Address, Inherited, ListenError};
 use crate::pool::{Pool, Wiring};
 use care::Care;
 use limits::{Limits, Machine};
@@ -47,6 +49,7 @@ use signals::Signals;
 
 pub use faults::{faults, faults_of_checks, unknown_user};
 pub use limits::warnings as limit_warnings;
+pub use notify::{Notifier, for_successor};
 pub use privileges::{UserError, drop_to, look_up};
 
 /// How often the windows of percentiles move on.
@@ -90,10 +93,12 @@ struct Serving {
     halt: CancellationToken,
     /// SIGHUP came.
     hangup: Rc<Notify>,
+    notifier: Arc<Notifier>,
 }
 
 impl Server {
-    /// Binds every socket, then starts the cores. `path` is where `loaded` was read from.
+    /// Binds every socket, then starts the cores. `path` is where `loaded` was read from; a
+    /// socket in `inherited` is taken instead of a new one.
     ///
     /// # Errors
     /// [`StartError`]; nothing listens then.
@@ -101,6 +106,7 @@ impl Server {
         loaded: config::Loaded,
         path: PathBuf,
         log: log::Handle,
+        inherited: Inherited,
     ) -> Result<Self, StartError> {
         // First of all, so that no signal finds its default in force, which would be the end.
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -111,7 +117,7 @@ impl Server {
             let _entered = runtime.enter();
             Signals::listen().map_err(StartError::Thread)?
         };
-        let serving = Serving::start(loaded, path, log)?;
+        let serving = Serving::start(loaded, path, log, inherited)?;
         runtime
             .block_on(serving.open())
             .map_err(StartError::Thread)?;
@@ -141,7 +147,12 @@ impl Server {
 }
 
 impl Serving {
-    fn start(loaded: config::Loaded, path: PathBuf, log: log::Handle) -> Result<Self, StartError> {
+    fn start(
+        loaded: config::Loaded,
+        path: PathBuf,
+        log: log::Handle,
+        mut inherited: Inherited,
+    ) -> Result<Self, StartError> {
         let config = &loaded.config;
         let machine = Machine::read();
         let limits = Limits::new(config, &machine);
@@ -151,8 +162,11 @@ impl Serving {
         }
         let pools = build_pools(config, cores);
         let checks = build_checks(&pools)?;
-        let listeners = bind_listeners(config, &pools, cores)?;
-        let admin = admin::bind(&config.admin)?;
+        let listeners = bind_listeners(config, &pools, cores, &mut inherited)?;
+        let admin = admin::bind(&config.admin, &mut inherited)?;
+        for what in inherited.left() {
+            tracing::warn!("{what}");
+        }
         let process = Arc::new(Process::new(cores));
         let (handles, commands): (Vec<_>, Vec<_>) = (0..cores).map(|_| CoreHandle::new()).unzip();
         let (orders, receiver) = Orders::new();
@@ -191,6 +205,7 @@ impl Serving {
             orders: receiver,
             halt: CancellationToken::new(),
             hangup: Rc::default(),
+            notifier: Arc::new(Notifier::from_environment()),
         })
     }
 
@@ -210,6 +225,7 @@ impl Serving {
             opener: self.opener,
             halt: self.halt.clone(),
             admin: CancellationToken::new(),
+            notifier: Arc::clone(&self.notifier),
         };
         tokio::task::spawn_local(step_histograms(Arc::clone(running)));
         if let Some(admin) = self.admin {
@@ -219,10 +235,13 @@ impl Serving {
         tokio::task::spawn_local(watch::run(Arc::clone(running)));
         tokio::task::spawn_local(reloader.run(self.orders, Rc::clone(&self.hangup)));
         say_ready(running);
+        self.notifier.ready();
+        supervised::begin(running, &self.notifier);
         let stopping = stop::Stopping {
             running: self.running,
             halt: self.halt,
             hangup: self.hangup,
+            notifier: self.notifier,
         };
         stopping.until_stopped(signals, stop).await;
     }
@@ -280,21 +299,22 @@ fn bind_listeners(
     config: &Config,
     pools: &[Arc<Pool>],
     cores: usize,
+    inherited: &mut Inherited,
 ) -> Result<Vec<Listening>, ListenError> {
-    let bind = |settings: &Arc<config::Listener>| {
+    let mut bind = |settings: &Arc<config::Listener>| {
         let mut pools = pools.iter();
         let pool = pools.find(|pool| Some(&pool.name) == settings.pool.as_ref());
         let options = options(settings, pool.map(|pool| pool.settings()).as_deref());
         let settings = Arc::clone(settings);
         let listener = Arc::new(Listener::new(settings, pool.cloned(), cores));
-        let addresses = listener.settings.bind.iter();
-        let doors = addresses.map(|address| Door::bind(address, options, Arc::clone(&listener)));
-        Ok(Listening {
-            doors: doors.collect::<Result<_, _>>()?,
-            listener,
-        })
+        let mut doors = Vec::new();
+        for address in &listener.settings.bind {
+            let own = Arc::clone(&listener);
+            doors.push(Door::open(address, options, own, inherited)?);
+        }
+        Ok(Listening { listener, doors })
     };
-    config.listeners.iter().map(bind).collect()
+    config.listeners.iter().map(&mut bind).collect()
 }
 
 async fn step_histograms(running: Arc<Running>) {

@@ -16,7 +16,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::notify::Notifier;
 use super::signals::{Order, Signals};
+use super::supervised;
 use crate::admin::Running;
 use crate::conn::Command;
 use crate::metrics::Ended;
@@ -34,6 +36,7 @@ pub(super) struct Stopping {
     pub(super) halt: CancellationToken,
     /// Is told of SIGHUP.
     pub(super) hangup: Rc<Notify>,
+    pub(super) notifier: Arc<Notifier>,
 }
 
 impl Stopping {
@@ -44,6 +47,8 @@ impl Stopping {
         let active = self.active();
         tracing::info!(active, "stopping");
         self.running.begin_stop();
+        self.notifier.stopping();
+        supervised::tell(&self.running, &self.notifier);
         let gently = async {
             tokio::time::sleep(delay).await;
             self.close_listeners().await;
@@ -53,6 +58,7 @@ impl Stopping {
         let never = CancellationToken::new();
         tokio::select! {
             () = gently => {}
+            () = supervised::ask_for_time(&self.running, &self.notifier) => {}
             () = self.next_stop(&mut signals, &never) => {
                 tracing::warn!(active = self.active(), "told to stop again, resetting what is left");
                 // Whoever is still in an accept queue comes out of it first, or they would be

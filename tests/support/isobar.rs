@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt, FdMapping};
 use isobar::net::Address;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -29,6 +31,8 @@ pub struct Launch {
     env: Vec<(String, String)>,
     nofile: Option<u64>,
     token: String,
+    passed: Vec<OwnedFd>,
+    listen_pid: String,
     dir: TempDir,
 }
 
@@ -49,6 +53,8 @@ impl Launch {
             env: Vec::new(),
             nofile: None,
             token: String::new(),
+            passed: Vec::new(),
+            listen_pid: "$$".to_owned(),
             dir: TempDir::new().expect("a directory"),
         }
     }
@@ -74,6 +80,18 @@ impl Launch {
     /// The token that the harness shows when it asks for statistics.
     pub fn token(mut self, token: &str) -> Self {
         token.clone_into(&mut self.token);
+        self
+    }
+
+    /// With these descriptors from 3 on, passed to it as a service manager does.
+    pub fn pass(mut self, sockets: impl IntoIterator<Item = OwnedFd>) -> Self {
+        self.passed.extend(sockets);
+        self
+    }
+
+    /// With descriptors that are said to be for another process.
+    pub fn listen_pid(mut self, pid: u32) -> Self {
+        self.listen_pid = pid.to_string();
         self
     }
 
@@ -133,15 +151,32 @@ impl Launch {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let binary = &binary();
-        let mut command = match self.nofile {
-            None => Command::new(binary),
-            Some(n) => {
+        let mut script = String::new();
+        if let Some(n) = self.nofile {
+            script.push_str(&format!("ulimit -n {n}; "));
+        }
+        if !self.passed.is_empty() {
+            let (pid, n) = (&self.listen_pid, self.passed.len());
+            script.push_str(&format!("export LISTEN_PID={pid} LISTEN_FDS={n}; "));
+        }
+        let mut command = match &*script {
+            "" => Command::new(binary),
+            script => {
                 let mut shell = Command::new("sh");
-                let script = format!("ulimit -n {n}; exec \"$0\" \"$@\"");
-                shell.args(["-c", &script, binary]);
+                shell.args(["-c", &format!("{script}exec \"$0\" \"$@\""), binary]);
                 shell
             }
         };
+        let copies = self.passed.iter().zip(3..).map(|(fd, child_fd)| FdMapping {
+            parent_fd: fd.try_clone().expect("a descriptor"),
+            child_fd,
+        });
+        command
+            .fd_mappings(copies.collect())
+            .expect("every number once");
+        for name in OF_A_SERVICE_MANAGER {
+            command.env_remove(name);
+        }
         command
             .args(arguments)
             .current_dir(self.dir.path())
@@ -155,6 +190,16 @@ impl Launch {
         command
     }
 }
+
+/// What the tests themselves may be run with, as a service.
+const OF_A_SERVICE_MANAGER: [&str; 6] = [
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
 
 /// The binary of this build, or the one that `ISOBAR_TEST_BINARY` names, such as a release.
 fn binary() -> String {

@@ -11,6 +11,7 @@
 //! | `process.rs` | descriptors, sockets, processor time and memory, from /proc |
 //! | `programs.rs`, `nginx.rs` | real programs as backends and clients |
 //! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
+//! | `manager.rs` | a service manager, as far as it hears |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
 //!
 //! Nothing here sleeps for luck: a condition is waited for, with one deadline that the
@@ -32,6 +33,7 @@ mod http;
 mod invariants;
 mod isobar;
 mod log;
+mod manager;
 pub mod nginx;
 mod paths;
 mod pattern;
@@ -49,8 +51,9 @@ pub use family::Family;
 pub use http::{Response, get, request, send_raw};
 pub use isobar::{Exit, Isobar, Launch, samples};
 pub use log::{Line, Log};
+pub use manager::Manager;
 pub use paths::{Engine, Path, on_every_path, on_every_path_with};
 pub use pattern::Pattern;
-pub use process::{Process, is_listening, sockets_at};
-pub use stream::{End, STALL, Stream};
+pub use process::{Process, auto_finds_bulk, is_listening, sockets_at};
+pub use stream::{End, STALL, Stream, is_reset};
 pub use tally::Tally;

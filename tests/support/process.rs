@@ -262,6 +262,16 @@ pub fn unacknowledged(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
     Some(own.tx_queue.into())
 }
 
+/// Whether `relay = "auto"` can tell bulk: a socket must hold more than isobar reads at once,
+/// and does not where `net.ipv4.tcp_rmem` is as small as in `tests/under`.
+pub fn auto_finds_bulk() -> bool {
+    const READ: u64 = 64 << 10;
+    let sizes = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rmem").unwrap_or_default();
+    let most = sizes.split_whitespace().last();
+    let most: Option<u64> = most.and_then(|most| most.parse().ok());
+    most.expect("the kernel's receive buffers") >= 8 * READ
+}
+
 /// Whether anybody listens on this address. Unlike connecting, looking leaves no trace.
 pub fn is_listening(address: SocketAddr) -> bool {
     let mut sockets = tcp_sockets().into_iter();

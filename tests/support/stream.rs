@@ -1,7 +1,8 @@
 //! One connection, seen from the client or from the backend.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
+    SocketAddrUnix, SocketFlags, SocketType,
 };
 
 use super::deadline::{patience, scaled, wait_until};
@@ -186,6 +188,20 @@ impl Stream {
         let sent = self.send(bytes, flags).expect("room for a few bytes");
         assert_eq!(sent, bytes.len());
         self.fin();
+    }
+
+    /// Sends `bytes`, which are few, with a descriptor; for Unix sockets.
+    #[track_caller]
+    pub fn write_with_descriptor(&self, bytes: &str) {
+        let own = [self.fd.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&own)));
+        let parts = [IoSlice::new(bytes.as_bytes())];
+        let sent = rustix::net::sendmsg(&self.fd, &parts, &mut ancillary, SendFlags::NOSIGNAL);
+        assert_eq!(sent, Ok(bytes.len()));
+        self.sent.fetch_add(bytes.len() as u64, SeqCst);
+        self.tally.add_sent(bytes.len());
     }
 
     /// Waits until the kernel has taken nothing more for a while, as the reader does not read.

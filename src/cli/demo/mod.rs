@@ -22,6 +22,7 @@ use super::{Failure, Outcome};
 use crate::admin::Running;
 use crate::config;
 use crate::log;
+use crate::net::Inherited;
 use crate::server::{Server, addresses};
 use backend::{Backend, Identity};
 use prompt::{ORDERS, Order};
@@ -47,7 +48,7 @@ pub(super) fn demo(args: &DemoArgs) -> Outcome {
     let loaded = config::parse(&text, "demo", &|_| None).map_err(Failure::problems)?;
     let log = log::init(&loaded.config.log).map_err(|error| Failure::error(&error))?;
     log::install_panic_hook();
-    let server = Server::start(loaded, "demo".into(), log.clone())
+    let server = Server::start(loaded, "demo".into(), log.clone(), Inherited::none())
         .map_err(|error| Failure::error(&error))?;
     if args.print_config {
         print(&text)?;

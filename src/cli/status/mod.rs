@@ -300,12 +300,7 @@ fn usable(pool: &Pool) -> Cell {
 }
 
 fn state(state: &str) -> Cell {
-    let tone = match state {
-        "up" => Tone::Good,
-        "down" | "ejected" => Tone::Bad,
-        _ => Tone::Odd,
-    };
-    Cell::new(state, tone)
+    Cell::new(state, Tone::of_state(state))
 }
 
 fn of_limit(connections: &stats::Connections) -> String {

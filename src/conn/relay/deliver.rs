@@ -40,7 +40,8 @@ pub(super) async fn deliver(
         moved(&tally);
         patience.note(tally.delivered);
         match end {
-            None => {}
+            // Others have their turn between two portions.
+            None => crate::runtime::yield_now().await,
             // Nobody is left to deliver to.
             Some(End::SinkBroke(_)) => return,
             Some(End::Fin | End::SourceBroke(_)) => return patience.until_acknowledged(core).await,

@@ -153,7 +153,14 @@ impl Direction {
             Hand::Pipe(pipe) => {
                 while pipe.held() > 0 {
                     let moved = link.sink.poll_splice_out(cx, pipe.read_end(), pipe.held());
-                    let n = ready!(moved)?;
+                    let n = match ready!(moved) {
+                        Err(error) if cannot_splice(&error) => {
+                            self.hand = Hand::Bytes(pipe.empty()?, 0);
+                            self.never_splice();
+                            return self.deliver(cx, link);
+                        }
+                        moved => moved?,
+                    };
                     pipe.drained(n);
                     link.tally.delivered += n as u64;
                     link.tally.spliced += n as u64;
@@ -192,14 +199,17 @@ impl Direction {
                 self.judge_splice(n);
                 Ok(n)
             }
-            // Sockets of this kind cannot be spliced on this kernel.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.engine = RelayEngine::Copy;
-                self.bulk = false;
+            Err(error) if cannot_splice(&error) => {
+                self.never_splice();
                 Ok(0)
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn never_splice(&mut self) {
+        self.engine = RelayEngine::Copy;
+        self.bulk = false;
     }
 
     fn pipe(&mut self, pipes: &Rc<Pipes>) -> Option<&mut Pipe> {
@@ -266,28 +276,10 @@ impl Direction {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_forced_engine_outlives_any_number_of_portions_that_speak_against_it() {
-        for engine in [RelayEngine::Copy, RelayEngine::Splice] {
-            let mut direction = Direction::new(engine);
-            for _ in 0..1000 {
-                direction.judge_copy(true);
-                direction.judge_splice(1);
-            }
-            assert_eq!(direction.bulk, engine == RelayEngine::Splice);
-        }
-    }
-
-    #[test]
-    fn auto_changes_to_splice_for_bulk_and_back_for_small_portions() {
-        let mut direction = Direction::new(RelayEngine::Auto);
-        (0..FULL_READS).for_each(|_| direction.judge_copy(true));
-        assert!(direction.bulk);
-        (0..SMALL_PORTIONS).for_each(|_| direction.judge_splice(SMALL - 1));
-        assert!(!direction.bulk);
-    }
+/// Sockets of this kind cannot be spliced on this kernel (`EINVAL`).
+fn cannot_splice(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-pub use pipe::Pipes;
+pub use pipe::{PIPE_SIZE, Pipes};
 
 use super::core::{Core, Entry, Phase};
 use super::liveness;

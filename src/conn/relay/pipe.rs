@@ -1,26 +1,36 @@
 //! Pipes for splice(2): pooled per core, capped in number, never handed on with bytes in them.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
 use crate::metrics::Process;
 
-/// What an unprivileged pipe may have at most (`fs.pipe-max-size`), in bytes. At 64 KiB splice
-/// is no better than copying, at 1 MiB it costs half.
-const WANTED: usize = 1 << 20;
-/// What a pipe has when nobody asks, see pipe(7).
-const DEFAULT: usize = 64 << 10;
+/// Bytes that a pipe is to have: what an unprivileged one may have at most
+/// (`fs.pipe-max-size`). It costs half of what the default of 64 KiB does.
+pub const PIPE_SIZE: usize = 1 << 20;
+/// Bytes below which a pipe is not worth having: copying costs less, see `docs/performance.md`.
+const LEAST: usize = 64 << 10;
 /// Empty pipes kept for the next bulk transfer; each is two descriptors and no memory.
 const KEPT: usize = 16;
+/// How long nothing is asked for after the machine gave none: asking takes up to six system
+/// calls, which bulk that is copied would make for each read.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Both ends, for reading and for writing, and the bytes between them.
+type Made = (OwnedFd, OwnedFd, usize);
 
 /// The pipes of one core.
 #[derive(Debug)]
 pub struct Pipes {
-    idle: RefCell<Vec<(OwnedFd, OwnedFd, usize)>>,
+    idle: RefCell<Vec<Made>>,
+    /// The machine gave none; it is asked again from then on.
+    refused_until: Cell<Option<Instant>>,
     in_use: Cell<usize>,
     most: usize,
     process: Arc<Process>,
@@ -42,6 +52,7 @@ impl Pipes {
     pub fn new(most: usize, process: Arc<Process>, core: usize) -> Rc<Self> {
         Rc::new(Self {
             idle: RefCell::default(),
+            refused_until: Cell::default(),
             in_use: Cell::new(0),
             most,
             process,
@@ -62,7 +73,7 @@ impl Pipes {
             return None;
         }
         let idle = self.idle.borrow_mut().pop();
-        let (read, write, capacity) = idle.or_else(create)?;
+        let (read, write, capacity) = idle.or_else(|| self.make(Instant::now(), create))?;
         self.set_in_use(self.in_use.get() + 1);
         Some(Pipe {
             home: Rc::clone(self),
@@ -71,16 +82,42 @@ impl Pipes {
             held: 0,
         })
     }
+
+    /// A new one, unless the machine gave none a moment ago.
+    fn make(&self, now: Instant, create: impl FnOnce() -> Option<Made>) -> Option<Made> {
+        if self.refused_until.get().is_some_and(|until| now < until) {
+            return None;
+        }
+        let made = create();
+        let refused = made.is_none();
+        self.refused_until.set(refused.then(|| now + PAUSE));
+        made
+    }
 }
 
-fn create() -> Option<(OwnedFd, OwnedFd, usize)> {
+#[cfg(test)]
+impl Pipes {
+    /// A pool whose first pipe is a pair of sockets instead, which gives `EINVAL`.
+    pub(super) fn of_which_one_is_no_pipe() -> Rc<Self> {
+        let pipes = Self::new(1, Arc::new(Process::new(1)), 0);
+        let (read, write) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        let sockets = (read.into(), write.into(), PIPE_SIZE);
+        pipes.idle.borrow_mut().push(sockets);
+        pipes
+    }
+}
+
+/// A new one; `None`: there is no descriptor for it, or it would be too small.
+fn create() -> Option<Made> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-    // Refused for an unprivileged user whose pipes hold `fs.pipe-user-pages-soft` already.
-    let sizes = [WANTED, WANTED / 4];
+    // Refused for an unprivileged user whose pipes have `fs.pipe-user-pages-soft` already. Past
+    // that a new one has two pages, see pipe(7).
+    let sizes = [PIPE_SIZE, PIPE_SIZE / 4];
     let granted = sizes
         .iter()
         .find_map(|size| fcntl_setpipe_size(&write, *size).ok());
-    Some((read, write, granted.unwrap_or(DEFAULT)))
+    let capacity = granted.or_else(|| fcntl_getpipe_size(&write).ok())?;
+    (capacity >= LEAST).then_some((read, write, capacity))
 }
 
 impl Pipe {
@@ -108,6 +145,19 @@ impl Pipe {
 
     pub(super) fn drained(&mut self, bytes: usize) {
         self.held -= bytes;
+    }
+
+    /// Reads everything that is in it.
+    pub(super) fn empty(&mut self) -> io::Result<Box<[u8]>> {
+        let mut bytes = vec![0; self.held];
+        while self.held > 0 {
+            let from = bytes.len() - self.held;
+            match rustix::io::read(self.read_end(), &mut bytes[from..])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => self.held -= n,
+            }
+        }
+        Ok(bytes.into())
     }
 }
 
@@ -143,6 +193,34 @@ mod tests {
         let mut buffer = [0; 8];
         let read = rustix::io::read(next.read_end(), &mut buffer);
         assert_eq!(read, Err(rustix::io::Errno::AGAIN));
+    }
+
+    #[test]
+    fn a_machine_that_gave_none_is_not_asked_again_for_a_while() {
+        let pipes = pipes(2);
+        let asked = Cell::new(0);
+        let ask = |now, given: bool| {
+            let create = || {
+                asked.set(asked.get() + 1);
+                given.then(create).flatten()
+            };
+            pipes.make(now, create).is_some()
+        };
+        let start = Instant::now();
+        assert!(ask(start, true));
+        assert!(!ask(start, false));
+        assert!(!ask(start + PAUSE / 2, true));
+        assert_eq!(asked.get(), 2);
+        assert!(ask(start + PAUSE, true));
+        assert!(ask(start + PAUSE, true));
+        assert_eq!(asked.get(), 4);
+    }
+
+    #[test]
+    fn a_pipe_has_what_it_says() {
+        let pipe = pipes(1).take().expect("a pipe");
+        assert!(pipe.capacity() >= LEAST);
+        assert_eq!(fcntl_getpipe_size(pipe.write_end()), Ok(pipe.capacity()));
     }
 
     #[test]

@@ -8,9 +8,10 @@ use super::descriptors::keeps_privileges;
 use super::machine::Machine;
 use super::shortages::Shortage;
 use crate::config::{Config, KeyPath, Pool, RelayEngine};
+use crate::conn::relay::PIPE_SIZE;
 
 /// Bytes that the relay asks for, for each pipe.
-const SIZE: u64 = 1 << 20;
+const SIZE: u64 = PIPE_SIZE as u64;
 /// Pipes of that size that `auto` wants at least: it takes what there is. `splice` asks for as
 /// many as isobar makes.
 const FEW: u64 = 16;
@@ -54,7 +55,7 @@ fn too_few<'c>(pool: &'c Pool, machine: &Machine, limits: Limits) -> Option<Shor
     let most = machine.pipe_pages.filter(|most| *most < needed)?;
     let message = format!(
         "{} asks for {pipes} pipes, {needed} pages in all, and fs.pipe-user-pages-soft gives a \
-         user {most}: further pipes have two pages; raise it with \
+         user {most}: beyond that bulk is copied; raise it with \
          `sysctl -w fs.pipe-user-pages-soft={needed}`",
         subject(pool)
     );

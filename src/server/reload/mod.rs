@@ -32,6 +32,7 @@ use super::aside::aside;
 use super::care::Care;
 use super::core::Opener;
 use super::faults::{self, Made};
+use super::notify::Notifier;
 use super::watch;
 use crate::admin::orders::{Done, Order, Refused, Version, Wanted};
 use crate::admin::{Phase, Running};
@@ -55,6 +56,7 @@ pub(super) struct Reloader {
     pub(super) halt: CancellationToken,
     /// Ends the accept loop of the admin endpoint.
     pub(super) admin: CancellationToken,
+    pub(super) notifier: Arc<Notifier>,
 }
 
 /// A file that was read, with what this machine says of it.
@@ -107,8 +109,17 @@ impl Reloader {
     }
 
     async fn reload(&mut self, limits: Limits, by: &str) -> Result<Done, Refused> {
+        // `systemctl reload` waits until it hears that the reload has ended. Whoever has begun to
+        // stop is not ready again.
+        let told = self.running.phase() == Phase::Serving;
+        if told {
+            self.notifier.reloading();
+        }
         let done = self.try_reload(limits, by).await;
         self.note(&done, by);
+        if told && self.running.phase() == Phase::Serving {
+            self.notifier.ready();
+        }
         done
     }
 

@@ -10,7 +10,7 @@ use crate::admin::{self, Configured};
 use crate::config::Faults;
 use crate::listener::{Door, Listener, options};
 use crate::log;
-use crate::net::ListenError;
+use crate::net::{Inherited, ListenError};
 use crate::pool::Pool;
 
 /// A reload that cannot fail any more.
@@ -95,7 +95,10 @@ impl Reloader {
             prepared.listeners.push(furnished);
         }
         if draft.admin_moves_to().is_some() {
-            prepared.admin = Some(admin::bind(&draft.file.config.admin)?);
+            prepared.admin = Some(admin::bind(
+                &draft.file.config.admin,
+                &mut Inherited::none(),
+            )?);
         }
         Ok(())
     }
@@ -121,7 +124,12 @@ impl Reloader {
         for place in &seat.places {
             doors.push(match (place, new.as_ref().or(seat.old.as_ref())) {
                 (Place::New(address), Some(listener)) => {
-                    let door = Door::bind(address, options, Arc::clone(listener))?;
+                    let door = Door::open(
+                        address,
+                        options,
+                        Arc::clone(listener),
+                        &mut Inherited::none(),
+                    )?;
                     prepared.opened.push(Arc::clone(&door));
                     door
                 }
