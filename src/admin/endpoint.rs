@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use hyper_util::service::TowerToHyperService;
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::guard::Guard;
 use super::{Running, http};
 use crate::config;
 use crate::log::SharedThrottle;
@@ -27,6 +27,14 @@ const MOST_CONNECTIONS: u64 = 256;
 const SHARE: u64 = 16;
 /// How long to wait for descriptors or memory after accept(2) had none.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How its socket is set up.
+const OPTIONS: ListenOptions = ListenOptions {
+    backlog: 128,
+    ipv6_only: false,
+    unix_mode: 0o600,
+    liveness: Liveness::OFF,
+};
 
 /// The bound endpoint.
 pub struct Bound {
@@ -44,14 +52,16 @@ pub fn bind(
     let Some(address) = &settings.bind else {
         return Ok(None);
     };
-    let options = ListenOptions {
-        backlog: 128,
-        ipv6_only: false,
-        unix_mode: 0o600,
-        liveness: Liveness::OFF,
-    };
-    let socket = Socket::open(address, options, inherited)?;
+    let socket = Socket::open(address, OPTIONS, inherited)?;
     Ok(Some(Bound { socket }))
+}
+
+/// Whether the endpoint could be bound to `address` now.
+///
+/// # Errors
+/// [`ListenError`].
+pub fn probe(address: &Address) -> Result<(), ListenError> {
+    Socket::probe(address, OPTIONS)
 }
 
 impl Bound {
@@ -60,10 +70,10 @@ impl Bound {
         self.socket.address()
     }
 
-    /// Answers requests until it is dropped. Needs a `LocalSet`.
-    pub async fn serve(self, running: Arc<Running>) {
-        let guard = Guard::new(&running.config.config.admin, self.address());
-        let router = TowerToHyperService::new(super::router(running, guard));
+    /// Lets clients in until `stop`; who is in then goes on. Needs a `LocalSet`.
+    pub async fn serve(self, running: Arc<Running>, stop: CancellationToken) {
+        let address = self.address().clone();
+        let router = TowerToHyperService::new(super::router(running, address));
         let acceptor = match TokioAcceptor::new(Arc::new(self.socket)) {
             Ok(acceptor) => acceptor,
             Err(error) => return tracing::error!(%error, "the admin endpoint cannot serve"),
@@ -75,7 +85,11 @@ impl Bound {
         };
         let failures = SharedThrottle::new(Instant::now());
         loop {
-            match acceptor.accept().await {
+            let accepted = tokio::select! {
+                accepted = acceptor.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            match accepted {
                 Ok(incoming) => door.admit(incoming, &router),
                 Err(error) => {
                     if let Some(suppressed) = failures.check(Instant::now()) {

@@ -6,6 +6,7 @@
 //! | `guard`, `error` | who may ask for what, and how a refusal looks |
 //! | `running` | the parts of the balancer that there is to tell of |
 //! | `actions`, `kill`, `rebalance`, `body`, `audit` | changes: what they do, what they bring, who made them |
+//! | `reload`, `orders` | another file, what it would change and what it did |
 //! | `stats`, `prometheus`, `connections`, `history`, `page` | the answers |
 //! | `explain` | where a client would go, and why |
 //! | `later` | what a later version answers |
@@ -26,16 +27,18 @@ mod history;
 mod http;
 mod kill;
 mod later;
+pub mod orders;
 mod page;
 mod process;
 mod prometheus;
 mod rebalance;
+mod reload;
 mod running;
 mod stats;
 mod words;
 
-pub use endpoint::{Bound, bind, most_connections};
-pub use running::{Parts, Phase, Running};
+pub use endpoint::{Bound, bind, most_connections, probe};
+pub use running::{Configured, Current, LastReload, Leaving, Phase, Running};
 
 use std::sync::Arc;
 
@@ -56,11 +59,14 @@ use history::{History, no_pool};
 use prometheus::Format;
 use stats::Stats;
 
+use crate::net::Address;
+
 /// The pairs of a query string; a name may come several times.
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 /// Everything that the endpoint answers.
-fn router(running: Arc<Running>, guard: Guard) -> Router {
+/// `address` is where it is reached.
+fn router(running: Arc<Running>, address: Address) -> Router {
     let answers = Router::new()
         .route("/", get(page::index))
         .route("/stats", get(stats))
@@ -69,6 +75,8 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
         .route("/connections/{id}", delete(kill::one))
         .route("/explain", get(explain))
         .route("/config", get(config))
+        .route("/plan", post(reload::plan))
+        .route("/reload", post(reload::reload))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/pools/{pool}/backends", post(actions::add))
@@ -90,9 +98,10 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
         )
         .fallback(nothing_there)
         .method_not_allowed_fallback(other_method)
-        .with_state(running);
+        .with_state(Arc::clone(&running));
     let gate = Arc::new(Gate {
-        guard,
+        running,
+        address,
         refusals: Refusals::new(),
     });
     // Around all of it, so that a refusal does not even tell which methods a path takes.
@@ -103,14 +112,18 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
 
 /// What every request has to pass.
 struct Gate {
-    guard: Guard,
+    /// Whose settings may change.
+    running: Arc<Running>,
+    address: Address,
     refusals: Refusals,
 }
 
 /// Lets a request through to what answers it, or refuses it.
 async fn guarded(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    let mut response = match gate.guard.check(&head) {
+    let settings = gate.running.configured();
+    let guard = Guard::new(&settings.file.config.admin, &gate.address);
+    let mut response = match guard.check(&head) {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
         Err(refusal) => {
             let peer = head.extensions.get::<Peer>();
@@ -191,7 +204,7 @@ async fn explain(
 
 async fn config(State(running): State<Arc<Running>>) -> Response {
     let toml = [(header::CONTENT_TYPE, "application/toml; charset=utf-8")];
-    (toml, running.config.render()).into_response()
+    (toml, running.configured().file.render()).into_response()
 }
 
 async fn healthz() -> Json<Healthy> {

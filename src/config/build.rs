@@ -73,6 +73,8 @@ pub(super) fn runtime(of: &Scope<'_>) -> Runtime {
         max_connections: of.get("max_connections"),
         stop_delay: of.get("stop_delay"),
         drain_timeout: of.get("drain_timeout"),
+        watch: of.get("watch"),
+        watch_max_removed: of.get("watch_max_removed"),
         user: of.get("user"),
     }
 }

@@ -63,7 +63,7 @@ pub use reference::reference;
 #[cfg(test)]
 pub(crate) use tests::properties::loaded as any_loaded;
 pub(crate) use texts::NOT_YET;
-pub(crate) use units::{duration, format_duration};
+pub(crate) use units::{duration, format_duration, percent};
 
 /// A whole, valid `lb.toml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +98,10 @@ pub struct Runtime {
     pub stop_delay: Duration,
     /// From the closing of the listeners until what is left is reset. Default 25 s.
     pub drain_timeout: Duration,
+    /// Reload when the file changes. Default false.
+    pub watch: bool,
+    /// Most of a pool's backends that an automatic reload may remove, 0.0 to 1.0. Default 0.3.
+    pub watch_max_removed: f64,
     /// User to run as; empty: whoever started the process. Default empty.
     pub user: String,
 }

@@ -25,9 +25,13 @@ use crate::runtime::timers::Timers;
 /// also the most that isobar keeps of one direction, see `slow reader` in the documentation.
 const BUFFER: usize = 64 << 10;
 
+/// What a core does on its own thread for another one.
+pub type Work = Box<dyn FnOnce(&Rc<Core>) + Send>;
+
 /// What a core is told from other threads.
-#[derive(Debug)]
 pub enum Command {
+    /// To do something with what only it has, such as to watch a listening socket.
+    Do(Work),
     /// To serve a connection that another core accepted.
     Serve(super::Arrival),
     /// To list its connections, or a part of them.

@@ -3,6 +3,7 @@
 
 pub mod core;
 pub mod ending;
+pub mod gate;
 pub mod leaving;
 pub mod listing;
 pub mod relay;
@@ -17,7 +18,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::core::{Command, ConnectionView, Core, CoreHandle, Entry, Phase};
 pub use record::Outcome;
@@ -28,6 +28,7 @@ use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
 use crate::net::{Incoming, Liveness, Stream};
 use crate::pool::{Lease, Pool};
 use connect::{Connected, Connector};
+use gate::Slot;
 use record::Record;
 use relay::{Observer, relay};
 
@@ -36,8 +37,8 @@ use relay::{Observer, relay};
 pub struct Origin {
     /// The listener's name.
     pub name: Arc<str>,
-    /// What is counted for it.
-    pub counters: PerCore<ListenerCounters>,
+    /// What is counted for it, whatever it is called.
+    pub counters: Arc<PerCore<ListenerCounters>>,
     /// Paces the lines about connections that are refused.
     pub rejections: Rejections,
     /// Where connections go that no route takes.
@@ -57,16 +58,13 @@ impl Origin {
 /// The slots that a connection takes up, given back when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    _process: Option<OwnedSemaphorePermit>,
-    _listener: Option<OwnedSemaphorePermit>,
+    _process: Slot,
+    _listener: Slot,
 }
 
 impl Permit {
-    /// A slot of the process and one of the listener, of each that has a limit.
-    pub fn new(
-        process: Option<OwnedSemaphorePermit>,
-        listener: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    /// A slot of the process and one of the listener.
+    pub fn new(process: Slot, listener: Slot) -> Self {
         Self {
             _process: process,
             _listener: listener,

@@ -3,7 +3,9 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use rustix::fs::Mode;
 use rustix::net::{listen, sockopt};
 
@@ -65,6 +67,7 @@ fn adopt_ip(handed: Handed, options: ListenOptions) -> io::Result<Socket> {
         }
     }
     pass_on(&socket, options)?;
+    let early = (keeper == Keeper::ServiceManager).then(|| Arc::new(options));
     // Once more, for the length of the queue; who is in it stays.
     listen(&socket, backlog(options))?;
     Ok(Socket {
@@ -72,7 +75,7 @@ fn adopt_ip(handed: Handed, options: ListenOptions) -> io::Result<Socket> {
         address: Address::Ip(bound),
         file: None,
         keeper,
-        early: (keeper == Keeper::ServiceManager).then_some(options),
+        early: ArcSwapOption::from(early),
     })
 }
 
@@ -99,7 +102,7 @@ fn adopt_unix(handed: Handed, path: &Path, options: ListenOptions) -> io::Result
         socket,
         address: Address::Unix(path.into()),
         keeper,
-        early: None,
+        early: ArcSwapOption::empty(),
     })
 }
 

@@ -4,38 +4,50 @@
 //! the admin endpoint are bound first, then the cores start. The thread that calls
 //! [`Server::run`] becomes the control plane: checks, the admin endpoint and signals.
 
+mod aside;
+mod care;
 mod core;
+mod faults;
 mod limits;
+mod live;
 mod notify;
 mod privileges;
+mod reload;
 mod signals;
 mod stop;
 mod supervised;
 mod tend;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use self::core::CorePlan;
-use crate::admin::{self, Parts, Running};
+use self::core::{CorePlan, Opener};
+use crate::admin::orders::{Order, Orders};
+use crate::admin::{self, Configured, Current, Leaving, Running};
 use crate::check;
 use crate::config::{self, Config};
-use crate::conn::CoreHandle;
-use crate::listener::Listener;
+use crate::conn::{Command, CoreHandle};
 use crate::listener::accept::Admission;
+use crate::listener::{Door, Listener, Listening, options};
 use crate::log;
 use crate::metrics::Process;
 use crate::net::{Address, Inherited, ListenError};
-use crate::pool::Pool;
+use crate::pool::{Pool, Wiring};
+use care::Care;
 use limits::{Limits, Machine};
+use reload::Reloader;
 use signals::Signals;
 
+pub use faults::{faults, faults_of_checks, unknown_user};
 pub use limits::warnings as limit_warnings;
 pub use notify::{Notifier, for_successor};
 pub use privileges::{UserError, drop_to, look_up};
@@ -75,11 +87,12 @@ struct Serving {
     running: Arc<Running>,
     admin: Option<admin::Bound>,
     checks: Vec<check::Checks>,
-    /// Ends the accept loops.
-    close: CancellationToken,
+    orders: UnboundedReceiver<Order>,
+    opener: Opener,
     /// Ends the checks.
     halt: CancellationToken,
-    accepting: TaskTracker,
+    /// SIGHUP came.
+    hangup: Rc<Notify>,
     notifier: Arc<Notifier>,
 }
 
@@ -105,6 +118,9 @@ impl Server {
             Signals::listen().map_err(StartError::Thread)?
         };
         let serving = Serving::start(loaded, path, log, inherited)?;
+        runtime
+            .block_on(serving.open())
+            .map_err(StartError::Thread)?;
         Ok(Self {
             runtime,
             signals,
@@ -153,97 +169,118 @@ impl Serving {
         }
         let process = Arc::new(Process::new(cores));
         let (handles, commands): (Vec<_>, Vec<_>) = (0..cores).map(|_| CoreHandle::new()).unzip();
-        let running = Arc::new(Running::new(Parts {
-            listeners,
-            pools,
+        let (orders, receiver) = Orders::new();
+        let at = SystemTime::now();
+        let running = Arc::new(Running {
+            path,
+            started: Instant::now(),
+            started_at: at,
             admission: Arc::new(Admission::new(limits.connections, Arc::clone(&process))),
             process,
             cores: handles,
-            admin_address: admin.as_ref().map(|admin| admin.address().clone()),
             log,
-            path,
-            config: Arc::new(loaded),
-        }));
-        let serving = Self {
+            orders,
+            current: Current::new(Configured {
+                file: Arc::new(loaded),
+                generation: 1,
+                loaded_at: at,
+                listeners,
+                pools,
+                leaving: Leaving::default(),
+                admin_address: admin.as_ref().map(|admin| admin.address().clone()),
+            }),
+        });
+        for (index, commands) in commands.into_iter().enumerate() {
+            let plan = core_plan(&running, index, limits, commands);
+            plan.spawn().map_err(StartError::Thread)?;
+        }
+        Ok(Self {
+            opener: Opener {
+                admission: Arc::clone(&running.admission),
+                cores: running.cores.clone(),
+            },
             running,
             admin,
             checks,
-            close: CancellationToken::new(),
+            orders: receiver,
             halt: CancellationToken::new(),
-            accepting: TaskTracker::new(),
+            hangup: Rc::default(),
             notifier: Arc::new(Notifier::from_environment()),
+        })
+    }
+
+    /// Has every core accept from every listener.
+    async fn open(&self) -> io::Result<()> {
+        let configured = self.running.configured();
+        let doors = configured.listeners.iter().flat_map(|l| &l.doors);
+        self.opener.open(&doors.cloned().collect::<Vec<_>>()).await
+    }
+
+    async fn control(self, signals: Signals, stop: CancellationToken) {
+        let running = &self.running;
+        let begin = |checks| Care::begin(checks, &running.cores, &self.halt);
+        let reloader = Reloader {
+            running: Arc::clone(running),
+            cares: self.checks.into_iter().map(begin).collect(),
+            opener: self.opener,
+            halt: self.halt.clone(),
+            admin: CancellationToken::new(),
+            notifier: Arc::clone(&self.notifier),
         };
-        for (index, commands) in commands.into_iter().enumerate() {
-            let plan = serving.core_plan(index, limits, commands);
-            plan.spawn().map_err(StartError::Thread)?;
+        tokio::task::spawn_local(step_histograms(Arc::clone(running)));
+        if let Some(admin) = self.admin {
+            let serve = admin.serve(Arc::clone(running), reloader.admin.clone());
+            tokio::task::spawn_local(serve);
         }
-        Ok(serving)
-    }
-
-    fn core_plan(
-        &self,
-        index: usize,
-        limits: Limits,
-        commands: tokio::sync::mpsc::UnboundedReceiver<crate::conn::Command>,
-    ) -> CorePlan {
-        CorePlan {
-            index,
-            pipes: limits.pipes_per_core,
-            listeners: self.running.listeners.clone(),
-            admission: Arc::clone(&self.running.admission),
-            cores: self.running.cores.clone(),
-            commands,
-            log: self.running.log.clone(),
-            close: self.close.clone(),
-            accepting: self.accepting.clone(),
-        }
-    }
-
-    async fn control(mut self, signals: Signals, stop: CancellationToken) {
-        for checks in std::mem::take(&mut self.checks) {
-            checks.spawn(&self.halt);
-        }
-        self.tend_pools();
-        if let Some(admin) = self.admin.take() {
-            tokio::task::spawn_local(admin.serve(Arc::clone(&self.running)));
-        }
-        self.say_ready();
-        supervised::begin(&self.running, &self.notifier);
-        self.until_stopped(signals, stop).await;
-    }
-
-    fn tend_pools(&self) {
-        for pool in &self.running.pools {
-            tokio::task::spawn_local(Arc::clone(pool).tend());
-            let cores = self.running.cores.clone();
-            tokio::task::spawn_local(tend::keep_time(Arc::clone(pool), cores));
-        }
-        tokio::task::spawn_local(step_histograms(Arc::clone(&self.running)));
-    }
-
-    fn say_ready(&self) {
-        for listener in &self.running.listeners {
-            for address in &listener.addresses {
-                tracing::info!(listener = &*listener.settings.name, %address, "listening");
-            }
-        }
-        if let Some(address) = &self.running.admin_address {
-            tracing::info!(%address, "admin");
-        }
-        tracing::info!("ready");
+        tokio::task::spawn_local(watch::run(Arc::clone(running)));
+        tokio::task::spawn_local(reloader.run(self.orders, Rc::clone(&self.hangup)));
+        say_ready(running);
         self.notifier.ready();
+        supervised::begin(running, &self.notifier);
+        let stopping = stop::Stopping {
+            running: self.running,
+            halt: self.halt,
+            hangup: self.hangup,
+            notifier: self.notifier,
+        };
+        stopping.until_stopped(signals, stop).await;
     }
+}
+
+fn core_plan(
+    running: &Running,
+    index: usize,
+    limits: Limits,
+    commands: UnboundedReceiver<Command>,
+) -> CorePlan {
+    CorePlan {
+        index,
+        pipes: limits.pipes_per_core,
+        process: Arc::clone(&running.process),
+        commands,
+        log: running.log.clone(),
+    }
+}
+
+fn say_ready(running: &Running) {
+    let configured = running.configured();
+    for Listening { listener, doors } in &configured.listeners {
+        for door in doors {
+            let (name, address) = (&*listener.settings.name, door.address());
+            tracing::info!(listener = name, %address, "listening");
+        }
+    }
+    if let Some(address) = &configured.admin_address {
+        tracing::info!(%address, "admin");
+    }
+    tracing::info!("ready");
 }
 
 fn build_pools(config: &Config, cores: usize) -> Vec<Arc<Pool>> {
     let build = |settings: &Arc<config::Pool>| Pool::new(Arc::clone(settings), cores);
     let pools: Vec<_> = config.pools.iter().map(build).collect();
-    for pool in &pools {
-        let settings = pool.settings();
-        let fallback = settings.fallback.as_deref();
-        if let Some(fallback) = pools.iter().find(|other| Some(&*other.name) == fallback) {
-            pool.set_fallback(fallback);
-        }
+    for (index, pool) in pools.iter().enumerate() {
+        pool.wire(Wiring::of(&pools, &config.pools, index));
     }
     pools
 }
@@ -263,12 +300,19 @@ fn bind_listeners(
     pools: &[Arc<Pool>],
     cores: usize,
     inherited: &mut Inherited,
-) -> Result<Vec<Arc<Listener>>, ListenError> {
+) -> Result<Vec<Listening>, ListenError> {
     let mut bind = |settings: &Arc<config::Listener>| {
-        let pool = pools
-            .iter()
-            .find(|pool| Some(&pool.name) == settings.pool.as_ref());
-        Listener::bind(Arc::clone(settings), pool.cloned(), cores, inherited).map(Arc::new)
+        let mut pools = pools.iter();
+        let pool = pools.find(|pool| Some(&pool.name) == settings.pool.as_ref());
+        let options = options(settings, pool.map(|pool| pool.settings()).as_deref());
+        let settings = Arc::clone(settings);
+        let listener = Arc::new(Listener::new(settings, pool.cloned(), cores));
+        let mut doors = Vec::new();
+        for address in &listener.settings.bind {
+            let own = Arc::clone(&listener);
+            doors.push(Door::open(address, options, own, inherited)?);
+        }
+        Ok(Listening { listener, doors })
     };
     config.listeners.iter().map(&mut bind).collect()
 }
@@ -277,20 +321,21 @@ async fn step_histograms(running: Arc<Running>) {
     loop {
         tokio::time::sleep(HISTOGRAM_STEP).await;
         let now = Instant::now();
-        running
-            .pools
-            .iter()
+        let configured = running.configured();
+        configured
+            .every_pool()
             .for_each(|pool| pool.step_histograms(now));
     }
 }
 
 /// Says where everything listens; for callers that print it themselves.
-pub fn addresses(running: &Running) -> impl Iterator<Item = (&str, &Address)> {
-    running.listeners.iter().flat_map(|listener| {
-        let name = &*listener.settings.name;
-        listener
-            .addresses
-            .iter()
-            .map(move |address| (name, address))
-    })
+pub fn addresses(running: &Running) -> Vec<(Arc<str>, Address)> {
+    let configured = running.configured();
+    let listeners = configured.listeners.iter();
+    let all = listeners.flat_map(|listening| {
+        let name = &listening.listener.settings.name;
+        let addresses = listening.addresses();
+        addresses.map(move |address| (Arc::clone(name), address.clone()))
+    });
+    all.collect()
 }

@@ -9,12 +9,17 @@
 //!
 //! A second order resets everything at once. The admin endpoint answers to the end.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::notify::Notifier;
 use super::signals::{Order, Signals};
-use super::{Serving, supervised};
+use super::supervised;
+use crate::admin::Running;
 use crate::conn::Command;
 use crate::metrics::Ended;
 
@@ -24,11 +29,21 @@ const LAST_WORDS: Duration = Duration::from_millis(150);
 /// How often a stop looks whether somebody is still held.
 const HELD_LOOK: Duration = Duration::from_millis(50);
 
-impl Serving {
+/// What a stop has to do with.
+pub(super) struct Stopping {
+    pub(super) running: Arc<Running>,
+    /// Ends the checks.
+    pub(super) halt: CancellationToken,
+    /// Is told of SIGHUP.
+    pub(super) hangup: Rc<Notify>,
+    pub(super) notifier: Arc<Notifier>,
+}
+
+impl Stopping {
     /// Serves until told to stop, then stops.
     pub(super) async fn until_stopped(&self, mut signals: Signals, stop: CancellationToken) {
         self.next_stop(&mut signals, &stop).await;
-        let delay = self.running.config.config.runtime.stop_delay;
+        let delay = self.running.configured().file.config.runtime.stop_delay;
         let active = self.active();
         tracing::info!(active, "stopping");
         self.running.begin_stop();
@@ -52,10 +67,6 @@ impl Serving {
                 self.end_all(Ended::Killed).await;
             }
         }
-        self.running
-            .listeners
-            .iter()
-            .for_each(|listener| listener.close());
         tracing::info!("stopped");
     }
 
@@ -69,7 +80,11 @@ impl Serving {
             match order {
                 Order::Stop => return,
                 Order::ReopenLogs => self.running.log.reopen(),
-                Order::Reload => self.reload(),
+                Order::Reload => {
+                    self.running.log.reopen();
+                    // Several that come while one is obeyed are one.
+                    self.hangup.notify_one();
+                }
                 Order::Upgrade => {
                     tracing::warn!("upgrade is not available in this version of isobar yet");
                 }
@@ -77,41 +92,35 @@ impl Serving {
         }
     }
 
-    /// `systemctl reload` waits until it hears that the reload has ended.
-    fn reload(&self) {
-        self.notifier.reloading();
-        self.running.log.reopen();
-        tracing::warn!("reload is not available in this version of isobar yet; logs were reopened");
-        self.notifier.ready();
-    }
-
     fn active(&self) -> u64 {
-        let listeners = self.running.listeners.iter();
-        listeners
-            .map(|listener| listener.origin.counters.active())
-            .sum()
+        self.running.configured().active()
     }
 
-    /// Empties and closes every accept queue.
+    /// Empties and closes every accept queue. No reload opens another one: it is refused since
+    /// the stop has begun.
     async fn close_listeners(&self) {
-        self.running
-            .listeners
-            .iter()
-            .for_each(|listener| listener.close());
-        self.close.cancel();
-        self.accepting.close();
-        self.accepting.wait().await;
+        let configured = self.running.configured();
+        let doors = || configured.listeners.iter().flat_map(|l| &l.doors);
+        doors().for_each(|door| door.close());
+        for door in doors() {
+            door.closed().await;
+        }
     }
 
     async fn halt_checks(&self) {
-        while self.running.pools.iter().any(|pool| pool.held() > 0) {
+        while self.is_anybody_held() {
             tokio::time::sleep(HELD_LOOK).await;
         }
         self.halt.cancel();
     }
 
+    fn is_anybody_held(&self) -> bool {
+        let configured = self.running.configured();
+        configured.every_pool().any(|pool| pool.held() > 0)
+    }
+
     async fn drain(&self) {
-        let deadline = self.running.config.config.runtime.drain_timeout;
+        let deadline = self.running.configured().file.config.runtime.drain_timeout;
         let process = &self.running.process;
         if deadline.is_zero() {
             return process.empty().await;

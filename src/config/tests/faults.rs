@@ -151,8 +151,8 @@ fn each_fault_is_told_at_its_place() {
             "7:11: `threads` must be a whole number from 0 to 1024, not 2000",
         ),
         (
-            "[runtime]\nwatch = false",
-            "7:1: `watch` is not available in this version of isobar yet",
+            "[runtime]\nupgrade_timeout = \"0s\"",
+            "7:1: `upgrade_timeout` is not available in this version of isobar yet",
         ),
         (
             "[log]\naccess_sample = 1.5",
