@@ -301,7 +301,7 @@ fn a_process_that_is_silent_with_connections_in_its_hands_is_ended() {
 }
 
 /// 1. The new process hangs before it is ready. Meanwhile the old one serves, and takes no
-///    second upgrade and no change, which might be lost.
+///    second upgrade, no reload and no change, which might be lost.
 /// 2. It is told to stop, and does, as if nobody had asked for an upgrade.
 #[test]
 fn a_stop_ends_an_upgrade_that_hangs() {
@@ -315,6 +315,13 @@ fn a_stop_ends_an_upgrade_that_hangs() {
             case.isobar.ask("PUT", path, same).status == 409
         });
         case.fail(409, "an upgrade is in progress");
+        let reload = case.isobar.ask("POST", "/reload", "");
+        assert_eq!(reload.status, 409, "{}", reload.body);
+        assert_eq!(case.isobar.ask("POST", "/plan", "").status, 200);
+        case.isobar.signal(rustix::process::Signal::HUP);
+        case.isobar.log().wait("the refusal", |line| {
+            line.message() == "reload refused" && line.fields()["by"] == "SIGHUP"
+        });
         case.clients.iter().for_each(talk);
         leave(&case.isobar.connect("web"));
         case.clients.iter().for_each(leave);

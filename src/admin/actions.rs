@@ -113,7 +113,7 @@ pub(super) async fn show(
     let mut all = pool.overview().backends.into_iter();
     let view = all.find(|view| *view.backend.name == *name);
     let missing = || Refusal::not_found(format!("no backend {name} in pool {}", pool.name));
-    Ok(shown(view.ok_or_else(missing)?, pool))
+    Ok(shown(view.ok_or_else(missing)?, &pool))
 }
 
 /// Changes state and weight of a backend.
@@ -153,7 +153,7 @@ pub(super) async fn set(
         after: told(&changed.after),
     }
     .log();
-    Ok(shown(changed.after, pool))
+    Ok(shown(changed.after, &pool))
 }
 
 /// Adds a backend.
@@ -170,7 +170,7 @@ pub(super) async fn add(
         let place = |fault: config::FieldFault| {
             let (line, column) = body::place_of(fault.field.as_deref(), &text);
             Place {
-                file: "request",
+                file: "request".to_owned(),
                 line,
                 column,
                 message: fault.message,
@@ -193,7 +193,7 @@ pub(super) async fn add(
         after,
     }
     .log();
-    Ok((StatusCode::CREATED, shown(added, pool)))
+    Ok((StatusCode::CREATED, shown(added, &pool)))
 }
 
 /// Removes a backend.
@@ -215,7 +215,7 @@ pub(super) async fn remove(
         after: format!("removed active={active}"),
     }
     .log();
-    Ok(shown(changed.after, pool))
+    Ok(shown(changed.after, &pool))
 }
 
 /// A pool after it was paused or resumed.
@@ -253,7 +253,7 @@ impl Paused {
 /// Whether a pool is paused.
 pub(super) async fn paused(State(running): App, name: Name) -> Result<Json<Paused>, Refusal> {
     let pool = find(&running, &one(name)?)?;
-    Ok(Json(Paused::of(pool)))
+    Ok(Json(Paused::of(&pool)))
 }
 
 /// Holds new connections of a pool.
@@ -272,9 +272,9 @@ pub(super) async fn pause(
             "a pause lasts longer than 0s; without `for` it lasts until it is resumed",
         ));
     }
-    let before = Paused::of(pool).told();
+    let before = Paused::of(&pool).told();
     pool.pause(length, &peer.stamp())?;
-    Ok(audited(&peer, "pause", before, pool))
+    Ok(audited(&peer, "pause", before, &pool))
 }
 
 /// Lets them in again.
@@ -287,9 +287,9 @@ pub(super) async fn resume(
     let pool = find(&running, &one(name)?)?;
     let (head, body) = request.into_parts();
     let Nothing {} = body::json(&head, body).await?;
-    let before = Paused::of(pool).told();
+    let before = Paused::of(&pool).told();
     pool.resume();
-    Ok(audited(&peer, "resume", before, pool))
+    Ok(audited(&peer, "resume", before, &pool))
 }
 
 fn audited(peer: &Peer, what: &str, before: String, pool: &Pool) -> Json<Paused> {
@@ -306,7 +306,7 @@ fn audited(peer: &Peer, what: &str, before: String, pool: &Pool) -> Json<Paused>
     Json(paused)
 }
 
-pub(super) fn find<'r>(running: &'r Running, name: &str) -> Result<&'r Arc<Pool>, Refusal> {
+pub(super) fn find(running: &Running, name: &str) -> Result<Arc<Pool>, Refusal> {
     running.pool(name).ok_or_else(|| no_pool(name))
 }
 

@@ -45,7 +45,20 @@ fn from_object<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
     serde_json::from_str(text).map_err(|error| wrong(&error))
 }
 
+/// Reads the body as the text of a file; `None`: there is none.
+///
+/// # Errors
+/// 400 for what is no UTF-8, 408, 413, 415 for JSON.
+pub(super) async fn toml(head: &Parts, body: Body) -> Result<Option<String>, Refusal> {
+    let text = read(head, body, "application/toml").await?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
 async fn text(head: &Parts, body: Body) -> Result<String, Refusal> {
+    read(head, body, "application/json").await
+}
+
+async fn read(head: &Parts, body: Body, wanted: &str) -> Result<String, Refusal> {
     let body = Limited::new(body, MAX_BODY);
     let read = tokio::time::timeout(PATIENCE, body.collect());
     let bytes = match read.await {
@@ -61,8 +74,8 @@ async fn text(head: &Parts, body: Body) -> Result<String, Refusal> {
     };
     let kind = head.headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if !bytes.is_empty() && !kind.to_ascii_lowercase().starts_with("application/json") {
-        let reason = "the body of this request is application/json";
+    if !bytes.is_empty() && !kind.to_ascii_lowercase().starts_with(wanted) {
+        let reason = format!("the body of this request is {wanted}");
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
     String::from_utf8(bytes.into()).map_err(|_| Refusal::bad_request("the body is not UTF-8"))
@@ -77,7 +90,7 @@ fn wrong(error: &serde_json::Error) -> Refusal {
         .to_owned();
     match error.classify() {
         serde_json::error::Category::Data => Refusal::unusable(vec![Place {
-            file: "request",
+            file: "request".to_owned(),
             line,
             column,
             message,

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use hyper_util::service::TowerToHyperService;
 use tokio::task::AbortHandle;
 
-use super::guard::Guard;
 use super::{Running, http};
 use crate::config;
 use crate::log::SharedThrottle;
@@ -30,16 +29,18 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often it is looked whether the last answer was given.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// How its socket is set up.
+const OPTIONS: ListenOptions = ListenOptions {
+    backlog: 128,
+    ipv6_only: false,
+    unix_mode: 0o600,
+    liveness: Liveness::OFF,
+};
+
 /// The bound endpoint.
 #[derive(Clone)]
 pub struct Bound {
     socket: Arc<Socket>,
-}
-
-/// The endpoint while it answers.
-pub struct Open {
-    accepting: AbortHandle,
-    seats: Seats,
 }
 
 /// Binds the endpoint, or goes on with its socket in `inherited`; `None`: it is off.
@@ -53,15 +54,17 @@ pub fn bind(
     let Some(address) = &settings.bind else {
         return Ok(None);
     };
-    let options = ListenOptions {
-        backlog: 128,
-        ipv6_only: false,
-        unix_mode: 0o600,
-        liveness: Liveness::OFF,
-    };
     let address = inherited.chosen(None, address);
-    let socket = Arc::new(Socket::open(&address, options, inherited)?);
+    let socket = Arc::new(Socket::open(&address, OPTIONS, inherited)?);
     Ok(Some(Bound { socket }))
+}
+
+/// Whether the endpoint could be bound to `address` now.
+///
+/// # Errors
+/// [`ListenError`].
+pub fn probe(address: &Address) -> Result<(), ListenError> {
+    Socket::probe(address, OPTIONS)
 }
 
 impl Bound {
@@ -69,29 +72,52 @@ impl Bound {
     pub fn address(&self) -> &Address {
         self.socket.address()
     }
-
-    /// The socket itself.
-    pub fn socket(&self) -> &Arc<Socket> {
-        &self.socket
-    }
-
-    /// Answers requests from now on. Needs a `LocalSet`.
-    pub fn open(&self, running: &Arc<Running>) -> Open {
-        let seats = Seats::default();
-        let accept = accept(self.clone(), Arc::clone(running), Rc::clone(&seats));
-        Open {
-            accepting: tokio::task::spawn_local(accept).abort_handle(),
-            seats,
-        }
-    }
 }
 
-impl Open {
+/// The endpoint over time: where it is, whether it answers, who is in.
+pub struct Endpoint {
+    bound: RefCell<Option<Bound>>,
+    accepting: RefCell<Option<AbortHandle>>,
+    seats: Rc<Seats>,
+}
+
+impl Endpoint {
+    /// It answers nobody yet. `None`: it is off.
+    pub fn new(bound: Option<Bound>) -> Self {
+        Self {
+            bound: RefCell::new(bound),
+            accepting: RefCell::default(),
+            seats: Rc::default(),
+        }
+    }
+
+    /// Its socket; `None`: it is off.
+    pub fn socket(&self) -> Option<Arc<Socket>> {
+        let bound = self.bound.borrow();
+        bound.as_ref().map(|bound| Arc::clone(&bound.socket))
+    }
+
+    /// Lets clients in from now on. Needs a `LocalSet`.
+    pub fn open(&self, running: &Arc<Running>) {
+        self.shut();
+        if let Some(bound) = &*self.bound.borrow() {
+            let accept = accept(bound.clone(), Arc::clone(running), Rc::clone(&self.seats));
+            let accept = tokio::task::spawn_local(accept).abort_handle();
+            self.accepting.replace(Some(accept));
+        }
+    }
+
+    /// Lets clients in elsewhere, or nowhere; who is in goes on.
+    pub fn move_to(&self, bound: Option<Bound>, running: &Arc<Running>) {
+        self.bound.replace(bound);
+        self.open(running);
+    }
+
     /// Lets nobody in any more; requests that are being worked on are answered, and their
     /// connections closed then.
     pub fn close(&self) {
-        self.accepting.abort();
-        for seat in self.seats.borrow().values() {
+        self.shut();
+        for seat in self.seats.by_id.borrow().values() {
             match seat.activity.busy.get() {
                 true => seat.activity.last.set(true),
                 false => seat.task.abort(),
@@ -101,22 +127,27 @@ impl Open {
 
     /// Completes when nobody is in any more.
     pub async fn empty(&self) {
-        while !self.seats.borrow().is_empty() {
+        while !self.seats.by_id.borrow().is_empty() {
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn shut(&self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
         }
     }
 }
 
-async fn accept(bound: Bound, running: Arc<Running>, seats: Seats) {
-    let guard = Guard::new(&running.config.config.admin, bound.address());
-    let router = TowerToHyperService::new(super::router(running, guard));
+async fn accept(bound: Bound, running: Arc<Running>, seats: Rc<Seats>) {
+    let address = bound.address().clone();
+    let router = TowerToHyperService::new(super::router(running, address));
     let acceptor = match TokioAcceptor::new(bound.socket) {
         Ok(acceptor) => acceptor,
         Err(error) => return tracing::error!(%error, "the admin endpoint cannot serve"),
     };
     let door = Door {
         most: most_connections_here(),
-        next: Cell::default(),
         seats,
     };
     let failures = SharedThrottle::new(Instant::now());
@@ -136,11 +167,15 @@ async fn accept(bound: Bound, running: Arc<Running>, seats: Seats) {
 /// Who is in.
 struct Door {
     most: usize,
-    next: Cell<u64>,
-    seats: Seats,
+    seats: Rc<Seats>,
 }
 
-type Seats = Rc<RefCell<BTreeMap<u64, Seat>>>;
+/// Those who are in, wherever they came in.
+#[derive(Default)]
+struct Seats {
+    next: Cell<u64>,
+    by_id: RefCell<BTreeMap<u64, Seat>>,
+}
 
 /// A connection that is in.
 struct Seat {
@@ -188,7 +223,7 @@ impl Door {
         if !self.make_room() {
             return;
         }
-        let id = self.next.replace(self.next.get() + 1);
+        let id = self.seats.next.replace(self.seats.next.get() + 1);
         let activity = Rc::new(Activity {
             busy: Cell::new(false),
             at: Cell::new(Instant::now()),
@@ -201,21 +236,24 @@ impl Door {
             drop(leave);
         });
         let task = task.abort_handle();
-        self.seats.borrow_mut().insert(id, Seat { activity, task });
+        self.seats
+            .by_id
+            .borrow_mut()
+            .insert(id, Seat { activity, task });
     }
 
     /// Whether one more can come in, at the cost of another if need be.
     fn make_room(&self) -> bool {
-        if self.seats.borrow().len() < self.most {
+        if self.seats.by_id.borrow().len() < self.most {
             return true;
         }
         let silent = {
-            let seats = self.seats.borrow();
+            let seats = self.seats.by_id.borrow();
             let idle = seats.iter().filter(|(_, seat)| !seat.activity.busy.get());
             let longest = idle.min_by_key(|(_, seat)| seat.activity.at.get());
             longest.map(|(id, _)| *id)
         };
-        let seat = silent.and_then(|id| self.seats.borrow_mut().remove(&id));
+        let seat = silent.and_then(|id| self.seats.by_id.borrow_mut().remove(&id));
         seat.is_some_and(|seat| {
             seat.task.abort();
             true
@@ -224,11 +262,11 @@ impl Door {
 }
 
 /// Gives the seat back, however the connection ends.
-struct Leave(Seats, u64);
+struct Leave(Rc<Seats>, u64);
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.0.borrow_mut().remove(&self.1);
+        self.0.by_id.borrow_mut().remove(&self.1);
     }
 }
 

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::guard::MAX_BODY;
+use crate::config::{Faults, Problem};
 
 /// A request that is not served, and why, for whoever sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(super) struct Refusal {
 /// What is wrong with what was sent, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Place {
-    pub(super) file: &'static str,
+    pub(super) file: String,
     pub(super) line: usize,
     pub(super) column: usize,
     pub(super) message: String,
@@ -45,6 +46,25 @@ impl Refusal {
     pub(super) fn unusable(problems: Vec<Place>) -> Self {
         let all = problems.iter().map(|problem| &*problem.message);
         let reason = all.collect::<Vec<_>>().join("; ");
+        Self {
+            problems,
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
+        }
+    }
+
+    /// The same for problems of a file.
+    pub(super) fn invalid(faults: &Faults) -> Self {
+        let place = |problem: &Problem| Place {
+            file: problem.file.clone(),
+            line: problem.line,
+            column: problem.column,
+            message: problem.message.clone(),
+        };
+        let problems: Vec<_> = faults.problems.iter().map(place).collect();
+        let reason = match &problems[..] {
+            [one] => format!("the configuration is invalid: {}", one.message),
+            all => format!("the configuration is invalid: {} faults", all.len()),
+        };
         Self {
             problems,
             ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, reason)

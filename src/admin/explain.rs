@@ -16,7 +16,7 @@ use super::error::Refusal;
 use super::words::{At, Seconds};
 use super::{Phase, Running};
 use crate::balance::Score;
-use crate::listener::Listener;
+use crate::listener::Listening;
 use crate::net::Address;
 use crate::pool::explain::{
     BackendStep, Explanation, Key, Outcome, Planned, PoolStep, Rest, Verdict, Whom,
@@ -149,11 +149,12 @@ impl Answer {
     /// # Errors
     /// 404: there is no such listener.
     pub(super) fn of(running: &Running, query: Query) -> Result<Self, Refusal> {
-        let listener = running.listener(&query.listener).ok_or_else(|| {
+        let listening = running.listener(&query.listener).ok_or_else(|| {
             let name = &query.listener;
             Refusal::not_found(format!("no listener {name}"))
         })?;
-        let mut notes = admission(running, listener);
+        let listener = &listening.listener;
+        let mut notes = admission(running, &listening);
         let home = listener.origin.route();
         let explanation = home.as_ref().map(|home| home.explain(query.whom));
         if query.sni.is_some() {
@@ -169,8 +170,8 @@ impl Answer {
             client: Client::of(&query),
             listener: ListenerStep {
                 listener: Arc::clone(&listener.settings.name),
-                addresses: listener.addresses.clone(),
-                accepting: listener.is_accepting() && !running.admission.gate.is_paused(),
+                addresses: listening.addresses().cloned().collect(),
+                accepting: listening.is_accepting() && !running.admission.gate.is_paused(),
             },
             routes: [],
             pool: home.as_ref().map(|home| Arc::clone(&home.name)),
@@ -196,7 +197,8 @@ impl Answer {
 }
 
 /// What keeps the listener from accepting: until then nothing of the rest happens.
-fn admission(running: &Running, listener: &Listener) -> Vec<String> {
+fn admission(running: &Running, listening: &Listening) -> Vec<String> {
+    let listener = &listening.listener;
     let name = &listener.settings.name;
     if running.phase() == Phase::Stopping {
         return vec![format!(
@@ -205,7 +207,7 @@ fn admission(running: &Running, listener: &Listener) -> Vec<String> {
     }
     let wait = "clients wait in its accept queue; this is what becomes of them after that";
     let limited = running.admission.gate.is_paused() || listener.gate.is_paused();
-    match (limited, listener.is_accepting()) {
+    match (limited, listening.is_accepting()) {
         (true, _) => vec![format!(
             "listener {name} is at a limit on connections: {wait}"
         )],

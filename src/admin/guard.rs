@@ -27,6 +27,9 @@ pub(super) const MAX_BODY: usize = 4 << 20;
 /// Probes and monitoring may read these without a token and under any name.
 const OPEN: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
 
+/// It is asked with a body, and changes nothing.
+const PLAN: &str = "/plan";
+
 /// The page itself says nothing; what it shows it asks for.
 const SHELL: &str = "/";
 
@@ -78,7 +81,8 @@ impl Guard {
         let host = self.host(request)?;
         is_own_origin(&request.headers, host.as_deref())?;
         self.authorize(request)?;
-        if is_change(&request.method) && self.read_only {
+        let changes = is_change(&request.method) && request.uri.path() != PLAN;
+        if changes && self.read_only {
             return Err(forbidden("the admin endpoint is read-only"));
         }
         takes_body(request)

@@ -4,7 +4,7 @@
 /// Whether a later version answers this.
 pub(super) fn is_later(path: &str) -> bool {
     let segments: Vec<_> = path.split('/').skip(1).collect();
-    matches!(segments[..], ["events" | "series" | "plan" | "reload"])
+    matches!(segments[..], ["events" | "series"])
 }
 
 #[cfg(test)]
@@ -14,10 +14,12 @@ mod tests {
     #[test]
     fn later_paths_are_known_and_others_are_not() {
         for (path, later) in [
-            ("/reload", true),
             ("/events", true),
+            ("/series", true),
+            ("/upgrade", false),
             ("/pools/web/rebalance", false),
             ("/connections", false),
+            ("/reload", false),
             ("/pools/web/pause", false),
             ("/pools/web/backends/b1/history", false),
             ("/pools/web", false),

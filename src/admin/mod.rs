@@ -6,6 +6,7 @@
 //! | `guard`, `error` | who may ask for what, and how a refusal looks |
 //! | `running` | the parts of the balancer that there is to tell of |
 //! | `actions`, `kill`, `rebalance`, `body`, `audit` | changes: what they do, what they bring, who made them |
+//! | `reload`, `orders` | another file, what it would change and what it did |
 //! | `stats`, `prometheus`, `connections`, `history`, `page` | the answers |
 //! | `explain` | where a client would go, and why |
 //! | `later` | what a later version answers |
@@ -26,18 +27,20 @@ mod history;
 mod http;
 mod kill;
 mod later;
+pub mod orders;
 mod page;
 mod process;
 mod prometheus;
 mod rebalance;
+mod reload;
 mod running;
 mod stats;
 mod upgrade;
 mod words;
 
-pub use endpoint::{Bound, Open, bind, most_connections};
-pub use running::{Elder, Parts, Phase, Running};
-pub use upgrade::{NotUpgraded, UpgradeRequest, Upgraded};
+pub use endpoint::{Bound, Endpoint, bind, most_connections, probe};
+pub use running::{Configured, Current, LastReload, Leaving, Phase, Running};
+pub use upgrade::{Elder, NotUpgraded, UpgradeRequest, Upgraded, Upgrading};
 
 use std::sync::Arc;
 
@@ -58,11 +61,14 @@ use history::{History, no_pool};
 use prometheus::Format;
 use stats::Stats;
 
+use crate::net::Address;
+
 /// The pairs of a query string; a name may come several times.
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 /// Everything that the endpoint answers.
-fn router(running: Arc<Running>, guard: Guard) -> Router {
+/// `address` is where it is reached.
+fn router(running: Arc<Running>, address: Address) -> Router {
     let answers = Router::new()
         .route("/", get(page::index))
         .route("/stats", get(stats))
@@ -71,6 +77,8 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
         .route("/connections/{id}", delete(kill::one))
         .route("/explain", get(explain))
         .route("/config", get(config))
+        .route("/plan", post(reload::plan))
+        .route("/reload", post(reload::reload))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/pools/{pool}/backends", post(actions::add))
@@ -95,8 +103,8 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
         .method_not_allowed_fallback(other_method)
         .with_state(Arc::clone(&running));
     let gate = Arc::new(Gate {
-        running: Arc::clone(&running),
-        guard,
+        running,
+        address,
         refusals: Refusals::new(),
     });
     // Around all of it, so that a refusal does not even tell which methods a path takes.
@@ -107,16 +115,18 @@ fn router(running: Arc<Running>, guard: Guard) -> Router {
 
 /// What every request has to pass.
 struct Gate {
+    /// Whose settings may change.
     running: Arc<Running>,
-    guard: Guard,
+    address: Address,
     refusals: Refusals,
 }
 
 impl Gate {
     /// A change that is made while an upgrade is in progress might be lost.
     fn keeps(&self, head: &axum::http::request::Parts) -> Result<(), Refusal> {
-        let change = is_change(&head.method) && head.uri.path() != "/upgrade";
-        match change && self.running.is_upgrading() {
+        let path = head.uri.path();
+        let change = is_change(&head.method) && !["/plan", "/upgrade"].contains(&path);
+        match change && self.running.upgrading.is_in_progress() {
             true => Err(Refusal::new(
                 StatusCode::CONFLICT,
                 "an upgrade is in progress; ask again when it is over",
@@ -129,7 +139,9 @@ impl Gate {
 /// Lets a request through to what answers it, or refuses it.
 async fn guarded(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    let checked = gate.guard.check(&head);
+    let settings = gate.running.configured();
+    let guard = Guard::new(&settings.file.config.admin, &gate.address);
+    let checked = guard.check(&head);
     let mut response = match checked.and_then(|()| gate.keeps(&head)) {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
         Err(refusal) => {
@@ -211,7 +223,7 @@ async fn explain(
 
 async fn config(State(running): State<Arc<Running>>) -> Response {
     let toml = [(header::CONTENT_TYPE, "application/toml; charset=utf-8")];
-    (toml, running.config.render()).into_response()
+    (toml, running.configured().file.render()).into_response()
 }
 
 async fn healthz() -> Json<Healthy> {

@@ -245,7 +245,7 @@ impl Shown {
 /// How far it has come.
 pub(super) async fn show(State(running): App, name: Name) -> Result<Json<Shown>, Refusal> {
     let pool = find(&running, &one(name)?)?;
-    Ok(Json(Shown::of(pool)))
+    Ok(Json(Shown::of(&pool)))
 }
 
 /// Begins one, or says what it would do.
@@ -259,15 +259,15 @@ pub(super) async fn begin(
     let (head, body) = request.into_parts();
     let asked: Asked = body::json(&head, body).await?;
     let wish = asked.wish();
-    let proposal = Proposal::make(pool, &running.cores, Vec::new(), wish.target).await;
-    let proposed = Proposed::of(pool, wish, asked.dry_run, &proposal);
+    let proposal = Proposal::make(&pool, &running.cores, Vec::new(), wish.target).await;
+    let proposed = Proposed::of(&pool, wish, asked.dry_run, &proposal);
     if asked.dry_run {
         return Ok(Json(proposed));
     }
     if let Some(why) = impossible(running.phase(), &proposal) {
         return Err(Refusal::new(StatusCode::CONFLICT, why));
     }
-    let before = Progress::told(Progress::going_on(pool).as_ref());
+    let before = Progress::told(Progress::going_on(&pool).as_ref());
     let Imbalance { before: now, after } = proposed.imbalance;
     Change {
         by: &peer.to_string(),
@@ -281,7 +281,7 @@ pub(super) async fn begin(
         ),
     }
     .log();
-    rebalance::begin(pool, &running.cores, wish, peer.stamp(), proposal);
+    rebalance::begin(&pool, &running.cores, wish, peer.stamp(), proposal);
     Ok(Json(proposed))
 }
 
@@ -304,9 +304,9 @@ pub(super) async fn stop(
     let pool = find(&running, &one(name)?)?;
     let (head, body) = request.into_parts();
     let super::actions::Nothing {} = body::json(&head, body).await?;
-    let before = Progress::told(Progress::going_on(pool).as_ref());
+    let before = Progress::told(Progress::going_on(&pool).as_ref());
     pool.stop_rebalance();
-    let shown = Shown::of(pool);
+    let shown = Shown::of(&pool);
     Change {
         by: &peer.to_string(),
         what: "stop rebalance",

@@ -1,54 +1,109 @@
 //! What the admin endpoint shows: the parts of the running balancer, all shared and all
 //! readable without holding anything up.
+//!
+//! What a reload may replace is one value, [`Configured`]: whoever answers takes it once, and so
+//! never sees half of a reload.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use tokio::sync::{mpsc, oneshot};
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
-use super::upgrade::{NotUpgraded, UpgradeRequest, Upgraded};
+use super::orders::Orders;
+use super::upgrade::Upgrading;
 use crate::config;
 use crate::conn::CoreHandle;
-use crate::listener::Listener;
 use crate::listener::accept::Admission;
+use crate::listener::{Door, Listener, Listening};
 use crate::log;
-use crate::metrics::Process;
+use crate::metrics::{ListenerCounters, PerCore, Process};
 use crate::net::Address;
 use crate::pool::Pool;
+use crate::pool::overrides::Overrides;
 
 /// The running balancer.
 #[derive(Debug)]
 pub struct Running {
-    /// The configuration in force, with where it came from.
-    pub config: Arc<config::Loaded>,
-    /// The file that it was read from.
+    /// The file that the configuration is read from.
     pub path: PathBuf,
-    /// When it was loaded.
-    pub loaded_at: SystemTime,
     /// When the process started.
     pub started: Instant,
     /// The same by the wall clock.
     pub started_at: SystemTime,
-    /// In file order.
-    pub listeners: Vec<Arc<Listener>>,
-    /// In file order.
-    pub pools: Vec<Arc<Pool>>,
     /// Counts of the process.
     pub process: Arc<Process>,
     /// The limit of the process.
     pub admission: Arc<Admission>,
     /// One for each data core.
     pub cores: Vec<CoreHandle>,
-    /// Where the admin endpoint itself listens.
-    pub admin_address: Option<Address>,
     /// Where lines go.
     pub log: log::Handle,
-    upgrades: mpsc::UnboundedSender<UpgradeRequest>,
-    /// An upgrade is in progress: whatever is changed now might be lost.
-    upgrading: AtomicBool,
-    elder: Mutex<Option<Elder>>,
+    /// Where reloads are asked for.
+    pub orders: Orders,
+    /// Where upgrades are asked for, and what is known of them.
+    pub upgrading: Upgrading,
+    /// What changes.
+    pub current: Current,
+}
+
+/// What a reload replaces, as one value.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// The configuration in force.
+    pub file: Arc<config::Loaded>,
+    /// How many configurations have been applied since the start; the first counts.
+    pub generation: u64,
+    /// When this one was.
+    pub loaded_at: SystemTime,
+    /// In file order.
+    pub listeners: Vec<Listening>,
+    /// In file order.
+    pub pools: Vec<Arc<Pool>>,
+    /// What the file has no more and has connections left.
+    pub leaving: Leaving,
+    /// Where the admin endpoint itself listens.
+    pub admin_address: Option<Address>,
+}
+
+/// What goes on until its last connection ends.
+#[derive(Clone, Debug, Default)]
+pub struct Leaving {
+    /// Closed listeners.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Pools that nobody is sent to any more.
+    pub pools: Vec<Arc<Pool>>,
+}
+
+impl Leaving {
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.pools.is_empty()
+    }
+}
+
+/// What came of the last load of the file, the one of the start included.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// When.
+    pub at: SystemTime,
+    /// Why it was refused; `None`: it was not.
+    pub error: Option<String>,
+    /// Keys whose values take effect with the next start alone.
+    pub pending_restart: Vec<String>,
+    /// When one was not refused.
+    pub succeeded_at: SystemTime,
+}
+
+/// What changes of a [`Running`].
+#[derive(Debug)]
+pub struct Current {
+    configured: ArcSwap<Configured>,
+    last_reload: ArcSwap<LastReload>,
+    /// Moves on with every new configuration.
+    revision: watch::Sender<()>,
     phase: AtomicU8,
     /// Every backend of the start had its first check result. Stays true.
     checked: AtomicBool,
@@ -62,112 +117,92 @@ pub enum Phase {
     Serving,
     /// It was told to stop; its listeners may still be open.
     Stopping,
+    /// Another process serves in its place; connections are left.
+    Replaced,
 }
 
-/// The parts of a [`Running`].
-#[derive(Debug)]
-pub struct Parts {
-    /// See [`Running::config`].
-    pub config: Arc<config::Loaded>,
-    /// See [`Running::path`].
-    pub path: PathBuf,
-    /// See [`Running::listeners`].
-    pub listeners: Vec<Arc<Listener>>,
-    /// See [`Running::pools`].
-    pub pools: Vec<Arc<Pool>>,
-    /// See [`Running::process`].
-    pub process: Arc<Process>,
-    /// See [`Running::admission`].
-    pub admission: Arc<Admission>,
-    /// See [`Running::cores`].
-    pub cores: Vec<CoreHandle>,
-    /// See [`Running::admin_address`].
-    pub admin_address: Option<Address>,
-    /// See [`Running::log`].
-    pub log: log::Handle,
-    /// Where upgrades are asked for.
-    pub upgrades: mpsc::UnboundedSender<UpgradeRequest>,
-}
-
-/// A process of which this one has taken the place, and which has connections left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Elder {
-    /// Its number.
-    pub pid: u32,
-    /// Since when it runs.
-    pub since: SystemTime,
-    /// Connections that it has.
-    pub active: u64,
-}
-
-impl Running {
-    /// A balancer that serves from now on.
-    pub fn new(parts: Parts) -> Self {
-        let (now, at) = (Instant::now(), SystemTime::now());
+impl Current {
+    /// Of a balancer that serves from now on.
+    pub fn new(configured: Configured) -> Self {
+        let at = configured.loaded_at;
         Self {
-            config: parts.config,
-            path: parts.path,
-            loaded_at: at,
-            started: now,
-            started_at: at,
-            listeners: parts.listeners,
-            pools: parts.pools,
-            process: parts.process,
-            admission: parts.admission,
-            cores: parts.cores,
-            admin_address: parts.admin_address,
-            log: parts.log,
-            upgrades: parts.upgrades,
-            upgrading: AtomicBool::new(false),
-            elder: Mutex::default(),
+            configured: ArcSwap::from_pointee(configured),
+            last_reload: ArcSwap::from_pointee(LastReload {
+                at,
+                error: None,
+                pending_restart: Vec::new(),
+                succeeded_at: at,
+            }),
+            revision: watch::Sender::new(()),
             phase: AtomicU8::new(Phase::Serving as u8),
             checked: AtomicBool::new(false),
         }
     }
+}
+
+impl Running {
+    /// The configuration in force, and what was made of it.
+    pub fn configured(&self) -> Arc<Configured> {
+        self.current.configured.load_full()
+    }
+
+    /// Puts another one in its place.
+    pub fn configure(&self, configured: Configured) {
+        self.current.configured.store(Arc::new(configured));
+        self.current.revision.send_replace(());
+    }
+
+    /// Sees every new configuration.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.current.revision.subscribe()
+    }
+
+    /// What came of the last load of the file.
+    pub fn last_reload(&self) -> Arc<LastReload> {
+        self.current.last_reload.load_full()
+    }
+
+    /// Notes what came of a load: the keys that wait for a restart, or why it was refused.
+    pub fn note_reload(&self, outcome: Result<Vec<String>, String>) {
+        let at = SystemTime::now();
+        let before = self.last_reload();
+        self.current.last_reload.store(Arc::new(match outcome {
+            Ok(pending_restart) => LastReload {
+                at,
+                error: None,
+                pending_restart,
+                succeeded_at: at,
+            },
+            // What waited for a restart goes on to wait.
+            Err(error) => LastReload {
+                at,
+                error: Some(error),
+                ..LastReload::clone(&before)
+            },
+        }));
+    }
 
     /// How far the process has come.
     pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Relaxed) {
+        match self.current.phase.load(Ordering::Relaxed) {
             0 => Phase::Serving,
-            _ => Phase::Stopping,
+            1 => Phase::Stopping,
+            _ => Phase::Replaced,
         }
     }
 
-    /// Asks for an upgrade, and waits for what comes of it.
-    ///
-    /// # Errors
-    /// [`NotUpgraded`].
-    pub async fn upgrade(&self) -> Result<Upgraded, NotUpgraded> {
-        let gone = || NotUpgraded::Impossible("isobar is stopping".to_owned());
-        let (answer, outcome) = oneshot::channel();
-        self.upgrades.send(answer).map_err(|_| gone())?;
-        outcome.await.unwrap_or_else(|_| Err(gone()))
-    }
-
-    /// Says whether an upgrade is in progress.
-    pub fn set_upgrading(&self, upgrading: bool) {
-        self.upgrading.store(upgrading, Ordering::Relaxed);
-    }
-
-    /// Whether an upgrade is in progress.
-    pub fn is_upgrading(&self) -> bool {
-        self.upgrading.load(Ordering::Relaxed)
-    }
-
-    /// The process of which this one has taken the place, as long as it has connections.
-    pub fn elder(&self) -> Option<Elder> {
-        *self.elder.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says what is known of that process.
-    pub fn set_elder(&self, elder: Option<Elder>) {
-        *self.elder.lock().unwrap_or_else(PoisonError::into_inner) = elder;
+    /// Another process serves in the place of this one. A stop that has begun goes on.
+    pub fn leave(&self) {
+        let (from, to) = (Phase::Serving as u8, Phase::Replaced as u8);
+        let phase = &self.current.phase;
+        let _ = phase.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// A stop has begun: the process is not ready any more, and nobody is sent to redial.
     pub fn begin_stop(&self) {
-        self.phase.store(Phase::Stopping as u8, Ordering::Relaxed);
-        for pool in &self.pools {
+        let phase = Phase::Stopping as u8;
+        self.current.phase.store(phase, Ordering::Relaxed);
+        for pool in self.configured().every_pool() {
             pool.stop_rebalance();
         }
     }
@@ -176,27 +211,80 @@ impl Running {
     ///
     /// Once every backend had a first check result, no later one is waited for.
     pub fn unready(&self) -> Vec<String> {
-        if self.phase() == Phase::Stopping {
-            return vec!["isobar is stopping".to_owned()];
+        match self.phase() {
+            Phase::Serving => {}
+            Phase::Stopping => return vec!["isobar is stopping".to_owned()],
+            Phase::Replaced => return vec!["another process has taken the place".to_owned()],
         }
-        if self.checked.load(Ordering::Relaxed) {
+        if self.current.checked.load(Ordering::Relaxed) {
             return Vec::new();
         }
-        let waiting: Vec<_> = self.pools.iter().filter_map(|p| waiting(p)).collect();
-        self.checked.store(waiting.is_empty(), Ordering::Relaxed);
+        let configured = self.configured();
+        let waiting: Vec<_> = configured.pools.iter().filter_map(|p| waiting(p)).collect();
+        self.current
+            .checked
+            .store(waiting.is_empty(), Ordering::Relaxed);
         waiting
     }
 
     /// The listener of that name.
-    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
-        self.listeners
-            .iter()
-            .find(|listener| *listener.settings.name == *name)
+    pub fn listener(&self, name: &str) -> Option<Listening> {
+        let configured = self.configured();
+        let mut all = configured.listeners.iter();
+        let found = all.find(|listening| *listening.listener.settings.name == *name);
+        found.cloned()
     }
 
     /// The pool of that name.
+    pub fn pool(&self, name: &str) -> Option<Arc<Pool>> {
+        self.configured().pool(name).cloned()
+    }
+}
+
+impl Configured {
+    /// The pool of that name.
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
         self.pools.iter().find(|pool| *pool.name == *name)
+    }
+
+    /// Every pool: those of the file, then those that have connections left and no namesake.
+    pub fn every_pool(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let leaving = self.leaving.pools.iter();
+        self.pools.iter().chain(leaving)
+    }
+
+    /// Every listener, likewise.
+    pub fn every_listener(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        let open = self.listeners.iter().map(|listening| &listening.listener);
+        open.chain(&self.leaving.listeners)
+    }
+
+    /// Every listening socket.
+    pub fn doors(&self) -> Vec<Arc<Door>> {
+        let doors = self.listeners.iter().flat_map(|listening| &listening.doors);
+        doors.cloned().collect()
+    }
+
+    /// The listener whose counts are these, under whatever name.
+    pub fn listener_that_counts(
+        &self,
+        counters: &Arc<PerCore<ListenerCounters>>,
+    ) -> Option<&Arc<Listener>> {
+        let mut all = self.every_listener();
+        all.find(|listener| Arc::ptr_eq(&listener.origin.counters, counters))
+    }
+
+    /// The runtime changes of all pools, oldest first.
+    pub fn overrides(&self) -> Overrides {
+        Overrides::joined(self.pools.iter().map(|pool| pool.overrides()))
+    }
+
+    /// Connections that there are now.
+    pub fn active(&self) -> u64 {
+        let listeners = self.every_listener();
+        listeners
+            .map(|listener| listener.origin.counters.active())
+            .sum()
     }
 }
 

@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::Running;
 use super::history::Transition;
 use super::rebalance::Progress;
 use super::words::{At, Seconds, Table};
-use crate::listener::Listener;
+use super::{Configured, Running};
+use crate::listener::{Listener, Listening};
 use crate::metrics::histogram::Summary;
 use crate::metrics::{Counter, Ended, ListenerCounters, PerCore, Rejected};
 use crate::net::Address;
@@ -52,7 +52,7 @@ struct LastReload {
     ok: bool,
     at: At,
     error: Option<String>,
-    pending_restart: [&'static str; 0],
+    pending_restart: Vec<String>,
 }
 
 /// A process that has connections of this balancer.
@@ -166,19 +166,21 @@ impl Stats {
         let pid = std::process::id();
         let now = Instant::now();
         let limited = running.admission.gate.is_paused();
-        let listeners = running.listeners.iter();
-        let listeners: Table<_, _> = listeners
-            .map(|listener| (listener.origin.name.clone(), of_listener(listener, limited)))
-            .collect();
-        let pools = running.pools.iter();
+        let configured = running.configured();
+        let open = configured.listeners.iter();
+        let open = open.map(|open| of_listener(&open.listener, Some(open), limited));
+        let leaving = configured.leaving.listeners.iter();
+        let leaving = leaving.map(|gone| of_listener(gone, None, limited));
+        let listeners: Table<_, _> = open.chain(leaving).collect();
+        let pools = configured.every_pool();
         let process = Process::sum(&listeners, running.admission.gate.limit());
         Self {
             version: env!("CARGO_PKG_VERSION"),
             pid,
             started_at: At(running.started_at),
             uptime_seconds: Seconds(now.saturating_duration_since(running.started)),
-            config: Config::of(running),
-            overrides: overrides(running),
+            config: Config::of(running, &configured),
+            overrides: configured.overrides().iter().cloned().collect(),
             generations: generations(running, pid, process.active),
             connections: process,
             listeners,
@@ -192,7 +194,7 @@ impl Stats {
 /// This process, and behind it the one whose place it took, as long as that has connections:
 /// they are part of everything that is counted here.
 fn generations(running: &Running, pid: u32, active: u64) -> Vec<Generation> {
-    let elder = running.elder();
+    let elder = running.upgrading.elder();
     let elsewhere = elder.map_or(0, |elder| elder.active);
     let own = Generation {
         pid,
@@ -207,28 +209,18 @@ fn generations(running: &Running, pid: u32, active: u64) -> Vec<Generation> {
     std::iter::once(own).chain(elder).collect()
 }
 
-/// The runtime changes of all pools, oldest first.
-fn overrides(running: &Running) -> Vec<Override> {
-    let pools = running.pools.iter().map(|pool| pool.overrides());
-    let mut all: Vec<_> = pools
-        .flat_map(|overrides| overrides.iter().cloned().collect::<Vec<_>>())
-        .collect();
-    all.sort_by_key(|change| change.stamp.since);
-    all
-}
-
 impl Config {
-    fn of(running: &Running) -> Self {
-        let at = At(running.loaded_at);
+    fn of(running: &Running, configured: &Configured) -> Self {
+        let last = running.last_reload();
         Self {
             path: running.path.display().to_string(),
-            generation: 1,
-            loaded_at: at,
+            generation: configured.generation,
+            loaded_at: At(configured.loaded_at),
             last_reload: LastReload {
-                ok: true,
-                at,
-                error: None,
-                pending_restart: [],
+                ok: last.error.is_none(),
+                at: At(last.at),
+                error: last.error.clone(),
+                pending_restart: last.pending_restart.clone(),
             },
         }
     }
@@ -257,7 +249,12 @@ fn by_word<T: Copy, C>(
         .collect()
 }
 
-fn of_listener(listener: &Listener, limited: bool) -> ListenerStats {
+/// `open`: it has not left the file.
+fn of_listener(
+    listener: &Listener,
+    open: Option<&Listening>,
+    limited: bool,
+) -> (Arc<str>, ListenerStats) {
     let counters: &PerCore<ListenerCounters> = &listener.origin.counters;
     // What left is read first, and `active` is what is left of the total: so they add up in
     // every answer, while connections come and go.
@@ -265,10 +262,11 @@ fn of_listener(listener: &Listener, limited: bool) -> ListenerStats {
     let ended = by_word(Ended::ALL, counters, |cell, index| &cell.ended[index]);
     let left: u64 = rejected.values().chain(ended.values()).sum();
     let total = counters.sum(|cell| cell.total.value()).max(left);
-    ListenerStats {
-        addresses: listener.addresses.clone(),
+    let addresses = open.map(|open| open.addresses().cloned().collect());
+    let stats = ListenerStats {
+        addresses: addresses.unwrap_or_default(),
         pool: listener.settings.pool.clone(),
-        accepting: listener.is_accepting() && !limited,
+        accepting: open.is_some_and(Listening::is_accepting) && !limited,
         connections: Connections {
             active: total - left,
             total,
@@ -277,7 +275,8 @@ fn of_listener(listener: &Listener, limited: bool) -> ListenerStats {
         ended,
         bytes_in: counters.sum(|cell| cell.bytes_in.value()),
         bytes_out: counters.sum(|cell| cell.bytes_out.value()),
-    }
+    };
+    (Arc::clone(&listener.origin.name), stats)
 }
 
 fn of_pool(pool: &Pool, now: Instant) -> PoolStats {

@@ -1,12 +1,14 @@
 //! `POST /upgrade`: the program now on disk takes the place of this one.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Running;
 use super::error::Refusal;
@@ -44,6 +46,70 @@ pub enum NotUpgraded {
     Failed(String),
 }
 
+/// Where upgrades are asked for, and what is known of them.
+#[derive(Debug)]
+pub struct Upgrading {
+    requests: mpsc::UnboundedSender<UpgradeRequest>,
+    /// One is in progress: whatever is changed now might be lost.
+    in_progress: AtomicBool,
+    elder: Mutex<Option<Elder>>,
+}
+
+/// A process of which this one has taken the place, and which has connections left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elder {
+    /// Its number.
+    pub pid: u32,
+    /// Since when it runs.
+    pub since: SystemTime,
+    /// Connections that it has.
+    pub active: u64,
+}
+
+impl Upgrading {
+    /// Nothing is known yet; and where requests arrive.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<UpgradeRequest>) {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let upgrading = Self {
+            requests,
+            in_progress: AtomicBool::new(false),
+            elder: Mutex::default(),
+        };
+        (upgrading, receiver)
+    }
+
+    /// Asks for an upgrade, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// [`NotUpgraded`].
+    pub async fn ask(&self) -> Result<Upgraded, NotUpgraded> {
+        let gone = || NotUpgraded::Impossible("isobar is stopping".to_owned());
+        let (answer, outcome) = oneshot::channel();
+        self.requests.send(answer).map_err(|_| gone())?;
+        outcome.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Says whether an upgrade is in progress.
+    pub fn set_in_progress(&self, in_progress: bool) {
+        self.in_progress.store(in_progress, Ordering::Relaxed);
+    }
+
+    /// Whether an upgrade is in progress.
+    pub fn is_in_progress(&self) -> bool {
+        self.in_progress.load(Ordering::Relaxed)
+    }
+
+    /// The process of which this one has taken the place, as long as it has connections.
+    pub fn elder(&self) -> Option<Elder> {
+        *self.elder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what is known of that process.
+    pub fn set_elder(&self, elder: Option<Elder>) {
+        *self.elder.lock().unwrap_or_else(PoisonError::into_inner) = elder;
+    }
+}
+
 impl NotUpgraded {
     fn status(&self) -> StatusCode {
         match self {
@@ -66,7 +132,7 @@ pub(super) struct Answer {
 
 /// Upgrades, and answers when all that can move has moved.
 pub(super) async fn upgrade(State(running): State<Arc<Running>>) -> Result<Json<Answer>, Refusal> {
-    match running.upgrade().await {
+    match running.upgrading.ask().await {
         Ok(upgraded) => Ok(Json(Answer {
             pid: upgraded.pid,
             version: upgraded.version,

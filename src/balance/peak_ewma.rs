@@ -47,6 +47,23 @@ impl PeakEwma {
         }
     }
 
+    /// The same average with another `decay` from `now` on.
+    #[must_use]
+    pub fn with_decay(&self, decay: Duration, now: Instant) -> Self {
+        let mut other = Self::new(decay, self.origin);
+        let at = self.since_origin(now);
+        let level = f64::from_bits(self.level.load(Relaxed));
+        let level = level - self.decays(at) + other.decays(at);
+        *other.level.get_mut() = level.to_bits();
+        *other.sampled_at.get_mut() = nanos(at);
+        other
+    }
+
+    /// Its time constant.
+    pub fn decay(&self) -> Duration {
+        Duration::from_secs_f64(self.decay)
+    }
+
     /// Takes a latency that was measured at `now`.
     pub fn sample(&self, latency: Duration, now: Instant) {
         let sample = latency.max(MIN).as_secs_f64();
@@ -98,6 +115,20 @@ mod tests {
 
     fn ms(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn another_decay_keeps_the_average_and_forgets_at_its_own_pace() {
+        let (average, last) = sampled(&[(0, 80)]);
+        let now = last + ms(3000);
+        let before = average.seconds(now).expect("an average");
+        let faster = average.with_decay(DECAY / 10, now);
+        let after = faster.seconds(now).expect("an average");
+        assert!((before - after).abs() < 1e-9, "{before} {after}");
+        let later = faster.seconds(now + DECAY / 10).expect("an average");
+        assert!((later - before / std::f64::consts::E).abs() < 1e-9);
+        let nothing = PeakEwma::new(DECAY, now).with_decay(DECAY / 2, now + DECAY);
+        assert_eq!(nothing.seconds(now + DECAY), None);
     }
 
     /// The average after samples of (milliseconds since the last one, milliseconds of latency),

@@ -23,8 +23,19 @@ impl Checks {
     /// # Errors
     /// [`SetupError`]: what the file says cannot be used.
     pub fn new(pool: Arc<Pool>) -> Result<Self, SetupError> {
-        let check = Check::new(&pool.settings().health)?.map(Arc::new);
-        Ok(Self { pool, check })
+        let check = Check::new(&pool.settings().health)?;
+        Ok(Self::made(pool, check))
+    }
+
+    /// The checks of `pool` that were made before; `None`: it has none.
+    pub fn made(pool: Arc<Pool>, check: Option<Check>) -> Self {
+        let check = check.map(Arc::new);
+        Self { pool, check }
+    }
+
+    /// Whose they are.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// Starts one task for each backend, until `stop`, and keeps to what the pool has: checks of

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::{ConfigArgs, Failure};
 use crate::config::{self, Admin};
 use crate::net::Address;
-use crate::terminal::replaced;
+use crate::terminal::{escaped, replaced};
 
 /// From the look-up of the name to the last byte of the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +39,13 @@ pub(super) struct AdminArgs {
     token_file: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigArgs,
+}
+
+impl AdminArgs {
+    /// The file that is named on the command line.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.config.config.as_deref()
+    }
 }
 
 /// Where the admin endpoint of a balancer is.
@@ -217,7 +224,28 @@ impl Client {
         }
     }
 
-    fn read<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, Failure> {
+    /// Asks for something that has to do with a configuration: `text`, read from `file`, or the
+    /// balancer's own. What is wrong with it is told as `isobar check` tells it.
+    pub(super) fn configure(
+        &self,
+        method: Method,
+        path: &str,
+        text: Option<String>,
+        file: Option<&Path>,
+    ) -> Result<Bytes, Failure> {
+        let asked = Asked {
+            body: text.map(Bytes::from),
+            kind: "application/toml",
+            ..Asked::new(method, path)
+        };
+        match self.exchange(&asked)? {
+            (StatusCode::OK, body) => Ok(body),
+            (StatusCode::UNPROCESSABLE_ENTITY, body) => Err(invalid(&body, file)),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    pub(super) fn read<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, Failure> {
         serde_json::from_slice(body).map_err(|error| {
             Failure::failed(format_args!(
                 "{} answers, but not as isobar does: {path}: {error}",
@@ -249,7 +277,7 @@ impl Client {
             .uri(&asked.path)
             .header(HOST, host);
         if asked.body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+            request = request.header(CONTENT_TYPE, asked.kind);
         }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token);
@@ -279,8 +307,9 @@ struct Asked {
     method: Method,
     /// Percent-encoded.
     path: String,
-    /// JSON.
     body: Option<Bytes>,
+    /// Of the body.
+    kind: &'static str,
     /// How long the answer may take.
     patience: Duration,
 }
@@ -291,6 +320,7 @@ impl Asked {
             method,
             path: path.to_owned(),
             body: None,
+            kind: "application/json",
             patience: TIMEOUT,
         }
     }
@@ -381,6 +411,38 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
         _ => "",
     };
     Failure::failed(format_args!("{why}{remedy}"))
+}
+
+/// What is wrong with a configuration; what was sent is known here by its own name.
+fn invalid(body: &[u8], file: Option<&Path>) -> Failure {
+    #[derive(serde::Deserialize)]
+    struct Invalid {
+        problems: Vec<Problem>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Problem {
+        file: String,
+        line: usize,
+        column: usize,
+        message: String,
+    }
+    let Ok(Invalid { problems }) = serde_json::from_slice(body) else {
+        return Failure {
+            code: 2,
+            ..refused(StatusCode::UNPROCESSABLE_ENTITY, body)
+        };
+    };
+    let line = |problem: Problem| {
+        let own = file.filter(|_| problem.file == "request");
+        let file = own.map_or(problem.file, |path| path.display().to_string());
+        let place = match problem.line {
+            0 => String::new(),
+            line => format!(":{line}:{}", problem.column),
+        };
+        escaped(&format!("{file}{place}: {}", problem.message))
+    };
+    let lines: Vec<_> = problems.into_iter().map(line).collect();
+    Failure::problems(lines.join("\n"))
 }
 
 #[cfg(test)]

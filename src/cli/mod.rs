@@ -1,7 +1,7 @@
 //! The command line: one file for each command.
 //!
 //! Exit codes: 0 done; 1 failed while running; 2 the command line or the configuration is
-//! missing or invalid; 3 no balancer answers. Standard output carries what was asked for,
+//! missing or invalid; 3 no balancer answers; 10 (`plan`) something would change. Standard output carries what was asked for,
 //! everything else goes to standard error.
 
 mod backend;
@@ -14,7 +14,9 @@ mod explain;
 mod names;
 mod output;
 mod pause;
+mod plan;
 mod rebalance;
+mod reload;
 mod run;
 mod status;
 mod table;
@@ -48,6 +50,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show listeners, pools and backends of the running balancer
     Status(status::StatusArgs),
+    /// Show what a reload would change in the running balancer: 0 nothing, 10 something
+    Plan(plan::PlanArgs),
+    /// Have the running balancer read its file again
+    Reload(reload::ReloadArgs),
     /// Tell which backend a client would get now, and why, step by step
     Explain(explain::ExplainArgs),
     /// Have a backend take connections again
@@ -145,6 +151,14 @@ impl Failure {
         }
     }
 
+    /// `plan`: something would change.
+    fn changes() -> Self {
+        Self {
+            code: 10,
+            message: String::new(),
+        }
+    }
+
     /// No balancer answers.
     fn unanswered(why: impl std::fmt::Display) -> Self {
         Self {
@@ -176,6 +190,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Status(args) => status::status(&args),
+        Command::Plan(args) => plan::plan(&args),
+        Command::Reload(args) => reload::reload(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Ready(args) => backend::ready(&args),
         Command::Drain(args) => backend::drain(&args),
@@ -194,7 +210,9 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::say(&failure.message);
+            if !failure.message.is_empty() {
+                output::say(&failure.message);
+            }
             ExitCode::from(failure.code)
         }
     }
@@ -217,7 +235,7 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
 }
 
 /// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 4] = ["top", "plan", "reload", "simulate"];
+const LATER: [&str; 2] = ["top", "simulate"];
 
 fn later() -> Option<Failure> {
     let command = std::env::args_os().nth(1)?.into_string().ok()?;

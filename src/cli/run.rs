@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigArgs, Failure, Outcome, check};
+use super::{ConfigArgs, Failure, Outcome};
 use crate::config::{Faults, Loaded, Problem};
 use crate::log;
 use crate::net::Inherited;
@@ -45,7 +45,7 @@ fn begin(args: &ConfigArgs, activated: bool) -> Result<Begun, Failure> {
     let (path, loaded) = args.load()?;
     // Before the log starts the first thread and opens the first file.
     server::drop_to(&loaded.config.runtime.user).map_err(|why| cannot_become(&loaded, &why))?;
-    let problems = check::faults_of_checks(&loaded);
+    let problems = server::faults_of_checks(&loaded);
     if !problems.is_empty() {
         let warnings = loaded.warnings;
         return Err(Failure::problems(Faults { problems, warnings }));
@@ -110,7 +110,7 @@ impl Begun {
 
 fn cannot_become(loaded: &Loaded, why: &UserError) -> Failure {
     match why.is_unknown() {
-        true => Failure::problems(check::unknown_user(loaded, why)),
+        true => Failure::problems(server::unknown_user(loaded, why)),
         false => Failure::error(why),
     }
 }

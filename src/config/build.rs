@@ -74,6 +74,8 @@ pub(super) fn runtime(of: &Scope<'_>) -> Runtime {
         stop_delay: of.get("stop_delay"),
         drain_timeout: of.get("drain_timeout"),
         upgrade_timeout: of.get("upgrade_timeout"),
+        watch: of.get("watch"),
+        watch_max_removed: of.get("watch_max_removed"),
         user: of.get("user"),
     }
 }

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use toml::Value;
 
+pub use listeners::{Pair, same_listeners};
+
 use super::fields::{self, Effect, Field};
 use super::hidden::BLANK;
 use super::{Backend, Balance, Listener, Loaded, Pool, env};

@@ -18,6 +18,7 @@ use crate::net::Address;
 
 /// Throws every warning at the sink.
 pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
+    runtime(&file.root.sub("runtime"), sink);
     admin(&file.root.sub("admin"), sink);
     log(&file.root.sub("log"), sink);
     for listener in &file.listeners {
@@ -34,6 +35,15 @@ pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
     idle.finish(file.pools.len(), sink);
     if !sink.has_faults() {
         unused(file, sink);
+    }
+}
+
+fn runtime(of: &Scope<'_>, sink: &mut Sink<'_>) {
+    let key = "watch_max_removed";
+    let idle = written(of, key).filter(|_| !build::runtime(of).watch);
+    if let Some(at) = idle {
+        let message = format!("`{key}` has no effect without watch = true");
+        sink.warn(at.span.clone(), message);
     }
 }
 

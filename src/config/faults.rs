@@ -61,13 +61,22 @@ impl Problem {
         }
     }
 
-    /// Writes it to the log, as a warning with its place.
-    pub fn log(&self) {
-        let place = match self.line {
+    /// What problems are sorted by.
+    pub fn place(&self) -> (usize, usize) {
+        (self.line, self.column)
+    }
+
+    /// `FILE:LINE:COLUMN`, or the file alone.
+    pub fn whereabouts(&self) -> String {
+        match self.line {
             0 => self.file.clone(),
             line => format!("{}:{line}:{}", self.file, self.column),
-        };
-        tracing::warn!(place, "{}", self.message);
+        }
+    }
+
+    /// Writes it to the log, as a warning with its place.
+    pub fn log(&self) {
+        tracing::warn!(place = self.whereabouts(), "{}", self.message);
     }
 
     /// One of what stands at `span`, without a message yet. `cursor` has not passed it.

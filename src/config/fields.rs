@@ -11,7 +11,7 @@ use toml::Value;
 
 use super::choices::Choice;
 use super::tables::{LISTENER, POOL, ROOT};
-use super::units::{format_bytes, format_duration, format_statuses};
+use super::units::{format_bytes, format_duration, format_percent, format_statuses};
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
@@ -85,6 +85,8 @@ pub(super) fn runtime(of: &Runtime) -> Vec<Field> {
         stop_delay,
         drain_timeout,
         upgrade_timeout,
+        watch,
+        watch_max_removed,
         user,
     } = of;
     vec![
@@ -93,6 +95,11 @@ pub(super) fn runtime(of: &Runtime) -> Vec<Field> {
         at_once("stop_delay", duration(*stop_delay)),
         at_once("drain_timeout", duration(*drain_timeout)),
         at_once("upgrade_timeout", duration(*upgrade_timeout)),
+        at_once("watch", Value::Boolean(*watch)),
+        at_once(
+            "watch_max_removed",
+            text(&format_percent(*watch_max_removed)),
+        ),
         restart("user", text(user)),
     ]
 }
@@ -301,6 +308,11 @@ pub(super) fn backend(of: &Backend) -> Vec<Field> {
         new_connections("max_connections", count(*max_connections)),
         new_connections("backup", Value::Boolean(*backup)),
     ]
+}
+
+/// `[runtime]` whose keys all have their defaults.
+pub(super) fn plain_runtime() -> Runtime {
+    build::runtime(&Scope::new(&ROOT, None, None).sub("runtime"))
 }
 
 /// A listener whose keys all have their defaults.

@@ -63,7 +63,7 @@ pub use reference::reference;
 #[cfg(test)]
 pub(crate) use tests::properties::loaded as any_loaded;
 pub(crate) use texts::NOT_YET;
-pub(crate) use units::{duration, format_duration};
+pub(crate) use units::{duration, format_duration, percent};
 
 /// A whole, valid `lb.toml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,6 +100,10 @@ pub struct Runtime {
     pub drain_timeout: Duration,
     /// From an upgrade until what is left in the old process is reset; zero: never. Default 0 s.
     pub upgrade_timeout: Duration,
+    /// Reload when the file changes. Default false.
+    pub watch: bool,
+    /// Most of a pool's backends that an automatic reload may remove, 0.0 to 1.0. Default 0.3.
+    pub watch_max_removed: f64,
     /// User to run as; empty: whoever started the process. Default empty.
     pub user: String,
 }

@@ -13,6 +13,8 @@ use super::value::{At, Value};
 /// A key of a configuration that has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyPath<'a> {
+    /// `admin.bind`.
+    AdminBind,
     /// `runtime.user`.
     User,
     /// `runtime.threads`.
@@ -21,6 +23,8 @@ pub enum KeyPath<'a> {
     MaxConnections,
     /// `log.access_file`.
     AccessFile,
+    /// `bind` of this listener.
+    Bind(&'a str),
     /// `backlog` of this listener.
     Backlog(&'a str),
     /// `max_connections` of this listener.
@@ -36,10 +40,12 @@ pub enum KeyPath<'a> {
 impl std::fmt::Display for KeyPath<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::AdminBind => f.write_str("admin.bind"),
             Self::User => f.write_str("runtime.user"),
             Self::Threads => f.write_str("runtime.threads"),
             Self::MaxConnections => f.write_str("runtime.max_connections"),
             Self::AccessFile => f.write_str("log.access_file"),
+            Self::Bind(name) => write!(f, "listener.{name}.bind"),
             Self::Backlog(name) => write!(f, "listener.{name}.backlog"),
             Self::ListenerMaxConnections(name) => write!(f, "listener.{name}.max_connections"),
             Self::BackendMaxConnections(pool, index) => {
@@ -80,10 +86,13 @@ impl Places {
         note(KeyPath::User, runtime.own("user"));
         note(KeyPath::Threads, runtime.own("threads"));
         note(KeyPath::MaxConnections, runtime.own("max_connections"));
+        let admin = file.root.sub("admin");
+        note(KeyPath::AdminBind, admin.own("bind"));
         let log = file.root.sub("log");
         note(KeyPath::AccessFile, log.own("access_file"));
         for listener in &file.listeners {
             let (name, scope) = (listener.name, &listener.scope);
+            note(KeyPath::Bind(name), scope.own("bind"));
             note(KeyPath::Backlog(name), scope.own("backlog"));
             let key = KeyPath::ListenerMaxConnections(name);
             note(key, scope.own("max_connections"));

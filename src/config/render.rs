@@ -16,7 +16,7 @@ use super::choices::Choice;
 use super::hidden::{BLANK, Hidden};
 use super::tables::POOL;
 use super::texts::is_name;
-use super::units::{format_bytes, format_duration, format_statuses};
+use super::units::{format_bytes, format_duration, format_percent, format_statuses};
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
@@ -70,6 +70,12 @@ impl Writer<'_> {
         self.duration("stop_delay", runtime.stop_delay);
         self.duration("drain_timeout", runtime.drain_timeout);
         self.duration("upgrade_timeout", runtime.upgrade_timeout);
+        self.flag("watch", runtime.watch);
+        let default = super::fields::plain_runtime().watch_max_removed;
+        if runtime.watch || runtime.watch_max_removed != default {
+            let share = format_percent(runtime.watch_max_removed);
+            self.text("watch_max_removed", &share);
+        }
         self.text("user", &runtime.user);
     }
 

@@ -70,8 +70,17 @@ pub(super) static RUNTIME: Table = Table {
             "\"\"",
             "User to run as, with its groups, from before the first thread starts. \"\": whoever started the process.",
         ),
-        later("watch"),
-        later("watch_max_removed"),
+        flag(
+            "watch",
+            "false",
+            "Reload when the file changes (rename, rewrite, symlink swap), once it has been unchanged for 500 ms.",
+        ),
+        text(
+            "watch_max_removed",
+            ("a share such as \"30%\"", texts::percent),
+            "\"30%\"",
+            "An automatic reload that removes a listener, a pool, or more than this of a pool's backends is refused.",
+        ),
     ],
 };
 

@@ -112,6 +112,10 @@ pub(super) fn statuses(text: &str) -> Reading {
     units::statuses(text).map(Value::Statuses)
 }
 
+pub(super) fn percent(text: &str) -> Reading {
+    units::percent(text).map(Value::Share)
+}
+
 pub(super) fn mode(text: &str) -> Reading {
     units::mode(text).map(Value::Mode)
 }

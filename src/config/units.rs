@@ -146,6 +146,28 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "expected an octal file mode from \"0000\" to \"0777\"".to_owned())
 }
 
+/// `"30%"`, `"12.5%"`: a share from 0 to 1, with at most two digits behind the point.
+pub(crate) fn percent(text: &str) -> Result<f64, String> {
+    let expected = || "expected a share from \"0%\" to \"100%\", such as \"30%\"".to_owned();
+    let number = text.strip_suffix('%').ok_or_else(expected)?;
+    let (whole, rest) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let fine = (1..=3).contains(&whole.len()) && (1..=2).contains(&rest.len());
+    if !fine || !digits(whole) || !digits(rest) {
+        return Err(expected());
+    }
+    let percent: f64 = number.parse().map_err(|_| expected())?;
+    match percent <= 100.0 {
+        true => Ok(percent / 100.0),
+        false => Err(expected()),
+    }
+}
+
+/// A share as [`percent`] reads it.
+pub(super) fn format_percent(share: f64) -> String {
+    format!("{}%", (share * 10_000.0).round() / 100.0)
+}
+
 /// Text as it stands, or `"hex:0a0b"` for any bytes; at most 64 KiB.
 pub(super) fn bytes(text: &str) -> Result<Vec<u8>, String> {
     let bytes = match text.strip_prefix("hex:") {
@@ -265,6 +287,19 @@ mod tests {
         }
         for text in ["", "0888", "1777", "rw", "-1", "+660", "00666"] {
             assert!(mode(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_a_percentage() {
+        for (text, share) in [("30%", 0.3), ("0%", 0.0), ("100%", 1.0), ("12.5%", 0.125)] {
+            assert_eq!(percent(text), Ok(share), "{text}");
+            assert_eq!(format_percent(share), text);
+        }
+        for text in [
+            "", "%", "30", "0.3", "-1%", "+1%", "101%", "1e1%", ".5%", "5.%", "1.234%", "30 %",
+        ] {
+            assert!(percent(text).is_err(), "{text}");
         }
     }
 

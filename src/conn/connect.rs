@@ -60,7 +60,7 @@ impl<'a> Connector<'a> {
     ///
     /// # Errors
     /// Why the connection ends without a backend.
-    pub(super) async fn connect(mut self, home: Arc<Pool>) -> Result<Connected, Ended> {
+    pub(super) async fn connect(mut self, mut home: Arc<Pool>) -> Result<Connected, Ended> {
         self.record.enter_pool(&home);
         let mut attempt = Attempt::new(self.whom);
         loop {
@@ -69,6 +69,13 @@ impl<'a> Connector<'a> {
             }
             if let Some(connected) = self.try_fallbacks(home.overflow()).await? {
                 return Ok(connected);
+            }
+            if let Some(elsewhere) = self.successor(&home) {
+                home = elsewhere;
+                attempt = Attempt::new(self.whom);
+                self.ticket = None;
+                self.record.enter_pool(&home);
+                continue;
             }
             self.record.enter_pool(&home);
             let lease = self.hold(&home, &attempt).await?;
@@ -81,6 +88,14 @@ impl<'a> Connector<'a> {
                 attempt = attempt.renewed();
             }
         }
+    }
+
+    /// The pool that the listener sends to now, where a reload has taken `home` away since the
+    /// connection was routed there: rather than wait for nobody it begins anew.
+    fn successor(&self, home: &Arc<Pool>) -> Option<Arc<Pool>> {
+        let now = || self.record.origin().route();
+        let successor = home.is_retired().then(now).flatten()?;
+        (!Arc::ptr_eq(&successor, home)).then_some(successor)
     }
 
     /// Makes the attempts that are left, as long as backends of `pool` can take it; the first

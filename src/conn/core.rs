@@ -26,9 +26,14 @@ use crate::runtime::timers::Timers;
 /// also the most that isobar keeps of one direction, see `slow reader` in the documentation.
 const BUFFER: usize = 64 << 10;
 
+/// What a core does on its own thread for another one.
+pub type Work = Box<dyn FnOnce(&Rc<Core>) + Send>;
+
 /// What a core is told from other threads.
-#[derive(Debug)]
 pub enum Command {
+    /// To do something with what only it has, such as to watch a listening socket; it must be
+    /// short.
+    Do(Work),
     /// To serve a connection that another core accepted.
     Serve(super::Arrival),
     /// To list its connections, or a part of them.
@@ -41,26 +46,6 @@ pub enum Command {
     EndAll(Ended),
     /// To answer.
     Answer(oneshot::Sender<()>),
-    /// To do something else, which must be short.
-    Do(Work),
-}
-
-/// Something to be done by a core, on its thread.
-pub struct Work(Box<WorkFn>);
-
-type WorkFn = dyn FnOnce(&Rc<Core>) + Send;
-
-impl Work {
-    /// Does it.
-    pub fn run(self, core: &Rc<Core>) {
-        (self.0)(core);
-    }
-}
-
-impl std::fmt::Debug for Work {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Work")
-    }
 }
 
 /// Where a core is told.
@@ -92,7 +77,7 @@ impl CoreHandle {
 
     /// Has the core do something on its thread. A core that is gone drops it undone.
     pub fn run(&self, work: impl FnOnce(&Rc<Core>) + Send + 'static) {
-        self.tell(Command::Do(Work(Box::new(work))));
+        self.tell(Command::Do(Box::new(work)));
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod core;
 pub mod ending;
+pub mod gate;
 pub mod leaving;
 pub mod listing;
 pub mod moving;
@@ -18,7 +19,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::core::{Command, ConnectionView, Core, CoreHandle, Entry, Phase};
 pub use record::Outcome;
@@ -29,6 +29,7 @@ use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
 use crate::net::{Incoming, Liveness, Stream};
 use crate::pool::{Lease, Pool};
 use connect::{Connected, Connector};
+use gate::Slot;
 use moving::offer;
 use record::Record;
 use relay::{Exchange, Finish, Observer};
@@ -38,8 +39,8 @@ use relay::{Exchange, Finish, Observer};
 pub struct Origin {
     /// The listener's name.
     pub name: Arc<str>,
-    /// What is counted for it.
-    pub counters: PerCore<ListenerCounters>,
+    /// What is counted for it, whatever it is called.
+    pub counters: Arc<PerCore<ListenerCounters>>,
     /// Paces the lines about connections that are refused.
     pub rejections: Rejections,
     /// Where connections go that no route takes.
@@ -59,16 +60,13 @@ impl Origin {
 /// The slots that a connection takes up, given back when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    _process: Option<OwnedSemaphorePermit>,
-    _listener: Option<OwnedSemaphorePermit>,
+    _process: Slot,
+    _listener: Slot,
 }
 
 impl Permit {
-    /// A slot of the process and one of the listener, of each that has a limit.
-    pub fn new(
-        process: Option<OwnedSemaphorePermit>,
-        listener: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    /// A slot of the process and one of the listener.
+    pub fn new(process: Slot, listener: Slot) -> Self {
         Self {
             _process: process,
             _listener: listener,

@@ -25,7 +25,7 @@ use super::record::{Outcome, Record};
 use super::relay::{Exchange, Still};
 use super::{Meter, Origin, Permit, Slots, relay_until_end};
 use crate::log::Pick;
-use crate::metrics::{Ended, Seat};
+use crate::metrics::{Ended, ListenerCounters, PerCore, Seat};
 use crate::net::Address;
 use crate::pool::{Lease, Pool};
 
@@ -77,6 +77,8 @@ pub type Ticket = std::sync::mpsc::Sender<Parcel>;
 pub struct Parcel {
     /// What is known of it.
     pub passport: Passport,
+    /// Those of the listener it came through, whatever that is called now.
+    pub counters: Arc<PerCore<ListenerCounters>>,
     /// Its relay. To be dropped before the verdict is given.
     pub still: Arc<Still>,
     /// Whether it was taken.
@@ -132,6 +134,7 @@ pub(super) async fn offer<'a>(
     if let Some(ticket) = ticket {
         let parcel = Parcel {
             passport: record.passport(&meter.lease),
+            counters: Arc::clone(&record.origin().counters),
             still: Arc::clone(&still),
             verdict,
         };

@@ -15,16 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::io::Errno;
-use tokio_util::sync::CancellationToken;
-
-use super::Listener;
-use super::admit::Gate;
+use super::{Door, Listener};
+use crate::conn::gate::Gate;
 use crate::conn::{Arrival, Permit, Slots};
 use crate::log::SharedThrottle;
 use crate::metrics::{Process, Seat};
 use crate::net::{Acceptor, Incoming};
 use crate::runtime;
+use rustix::io::Errno;
 
 /// Tasks of the core that wait for their turn, from which on the accept loop, whose next turn
 /// comes after all of theirs, takes more than one connection: of hundreds of bulk transfers each
@@ -93,7 +91,7 @@ impl AcceptErrors {
 #[derive(Debug)]
 pub struct Admission {
     /// The limit of the process.
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     /// Counts of the process.
     pub process: Arc<Process>,
     limit_reached: SharedThrottle,
@@ -113,106 +111,135 @@ impl Admission {
     }
 }
 
-/// Accepts from one address on one core until `stop`, then once more empties the queue.
+/// Accepts from one address on one core until its door closes, then once more empties the queue.
 pub(crate) struct AcceptLoop<F> {
-    pub(crate) core: usize,
-    pub(crate) acceptor: Acceptor,
-    pub(crate) listener: Arc<Listener>,
-    pub(crate) admission: Arc<Admission>,
+    core: usize,
+    door: Arc<Door>,
+    acceptor: Acceptor,
+    admission: Arc<Admission>,
     /// Sends a connection to the core of that number.
-    pub(crate) deliver: F,
+    deliver: F,
 }
 
 impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
-    pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut stopped = pin!(stop.cancelled());
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut stopped => break,
-                () = self.step() => {}
+    /// The loop of one core, by whose runtime the door is watched from now on. `None`: the door
+    /// is closed already.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) gives.
+    pub(crate) fn new(
+        core: usize,
+        door: Arc<Door>,
+        admission: Arc<Admission>,
+        deliver: F,
+    ) -> io::Result<Option<Self>> {
+        let Some(socket) = door.socket() else {
+            return Ok(None);
+        };
+        let acceptor = Acceptor::new(socket)?;
+        Ok(Some(Self {
+            core,
+            door,
+            acceptor,
+            admission,
+            deliver,
+        }))
+    }
+
+    pub(crate) async fn run(self) {
+        {
+            let mut stopped = pin!(self.door.stopped());
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut stopped => break,
+                    () = self.step() => {}
+                }
             }
         }
-        if !self.acceptor.is_left() {
+        if !self.door.is_left() {
             self.empty_queue();
         }
     }
 
     /// Takes one connection, or a few where it would be long until its next turn.
     async fn step(&self) {
-        if let Err(error) = self.acceptor.ready().await {
-            return self.failed(&error).await;
+        let ready = self.acceptor.ready().await;
+        // Not before: it may have changed hands while nobody came.
+        let listener = self.door.listener();
+        if let Err(error) = ready {
+            return self.failed(&listener, &error).await;
         }
-        let permit = match self.try_permit() {
+        let permit = match self.try_permit(&listener) {
             Some(permit) => permit,
             None => {
                 self.acceptor.pause();
-                self.permit().await
+                tokio::select! {
+                    permit = self.permit(&listener) => permit,
+                    () = self.door.left(&listener) => return,
+                }
             }
         };
-        if !self.accept(permit).await || runtime::queued() < BUSY {
+        if !self.accept(&listener, permit).await || runtime::queued() < BUSY {
             return;
         }
         for _ in 1..BURST {
-            let Some(permit) = self.try_permit() else {
+            let Some(permit) = self.try_permit(&listener) else {
                 return;
             };
-            if !self.accept(permit).await {
+            if !self.accept(&listener, permit).await {
                 return;
             }
         }
     }
 
     /// Takes one connection out of the queue; whether there was one.
-    async fn accept(&self, permit: Permit) -> bool {
+    async fn accept(&self, listener: &Listener, permit: Permit) -> bool {
         match self.acceptor.accept() {
             Ok(Some(incoming)) => {
-                self.hand_over(incoming, Slots::Taken(permit));
+                self.hand_over(listener, incoming, Slots::Taken(permit));
                 true
             }
             Ok(None) => false,
             Err(error) => {
-                self.failed(&error).await;
+                self.failed(listener, &error).await;
                 false
             }
         }
     }
 
     /// A slot of the process and one of the listener, at once or not at all.
-    fn try_permit(&self) -> Option<Permit> {
+    fn try_permit(&self, listener: &Listener) -> Option<Permit> {
         let process = self.admission.gate.try_enter()?;
-        let own = self.listener.gate.try_enter()?;
-        Some(Permit::new(process.into_permit(), own.into_permit()))
+        let own = listener.gate.try_enter()?;
+        Some(Permit::new(process, own))
     }
 
-    async fn permit(&self) -> Permit {
+    async fn permit(&self, listener: &Listener) -> Permit {
         let process = match self.admission.gate.try_enter() {
             Some(slot) => slot,
             None => {
-                self.say_limit("runtime", self.admission.gate.limit());
+                self.say_limit(listener, "runtime", self.admission.gate.limit());
                 self.admission.gate.enter().await
             }
         };
-        let own = match self.listener.gate.try_enter() {
+        let own = match listener.gate.try_enter() {
             Some(slot) => slot,
             None => {
                 // Others must not wait for a slot that this listener cannot use.
                 drop(process);
-                self.say_limit(&self.listener.settings.name, self.listener.gate.limit());
-                let own = self.listener.gate.enter().await;
-                return Permit::new(
-                    self.admission.gate.enter().await.into_permit(),
-                    own.into_permit(),
-                );
+                self.say_limit(listener, &listener.settings.name, listener.gate.limit());
+                let own = listener.gate.enter().await;
+                return Permit::new(self.admission.gate.enter().await, own);
             }
         };
-        Permit::new(process.into_permit(), own.into_permit())
+        Permit::new(process, own)
     }
 
-    fn say_limit(&self, of: &str, limit: usize) {
+    fn say_limit(&self, listener: &Listener, of: &str, limit: usize) {
         if let Some(suppressed) = self.admission.limit_reached.check(Instant::now()) {
             tracing::warn!(
-                listener = &*self.listener.settings.name,
+                listener = &*listener.settings.name,
                 of,
                 limit,
                 suppressed,
@@ -221,9 +248,9 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
         }
     }
 
-    fn hand_over(&self, incoming: Incoming, slots: Slots) {
+    fn hand_over(&self, listener: &Listener, incoming: Incoming, slots: Slots) {
         let process = &self.admission.process;
-        self.listener.origin.counters.here().total.add(1);
+        listener.origin.counters.here().total.add(1);
         let mine = process.connections(self.core);
         let least = process.least_loaded();
         let least_has = process.connections(least);
@@ -234,7 +261,7 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
         let arrival = Arrival {
             seat: Seat::take(process, core),
             incoming,
-            origin: Arc::clone(&self.listener.origin),
+            origin: Arc::clone(&listener.origin),
             slots,
             accepted: Instant::now(),
             accepted_at: SystemTime::now(),
@@ -242,20 +269,20 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
         (self.deliver)(core, arrival);
     }
 
-    async fn failed(&self, error: &io::Error) {
-        self.listener.errors.count(error);
+    async fn failed(&self, listener: &Listener, error: &io::Error) {
+        listener.errors.count(error);
         if is_of_the_connection(error) {
             return;
         }
         if let Some(suppressed) = self.admission.exhausted.check(Instant::now()) {
             tracing::warn!(
-                listener = &*self.listener.settings.name,
+                listener = &*listener.settings.name,
                 %error,
                 suppressed,
                 "cannot accept, new clients wait in the backlog"
             );
         }
-        let _pausing = Pausing::new(&self.listener.errors.pausing);
+        let _pausing = Pausing::new(&listener.errors.pausing);
         self.acceptor.pause();
         runtime::timers().sleep(PAUSE).await;
     }
@@ -263,25 +290,25 @@ impl<F: Fn(usize, Arrival)> AcceptLoop<F> {
     /// Takes who is in the queue already, since closing the socket would reset them. Those for
     /// whom a limit has no slot now wait for one after they were accepted.
     fn empty_queue(&self) {
+        let listener = self.door.listener();
         // No more than there can be in it: who arrives now would go on for ever.
-        for _ in 0..=self.listener.settings.backlog {
+        for _ in 0..=listener.settings.backlog {
             match self.acceptor.accept() {
-                Ok(Some(incoming)) => self.hand_over(incoming, self.slots()),
-                Err(error) if is_of_the_connection(&error) => self.listener.errors.count(&error),
+                Ok(Some(incoming)) => self.hand_over(&listener, incoming, self.slots(&listener)),
+                Err(error) if is_of_the_connection(&error) => listener.errors.count(&error),
                 Ok(None) | Err(_) => return,
             }
         }
     }
 
-    fn slots(&self) -> Slots {
-        if let Some(permit) = self.try_permit() {
+    fn slots(&self, listener: &Arc<Listener>) -> Slots {
+        if let Some(permit) = self.try_permit(listener) {
             return Slots::Taken(permit);
         }
-        let (listener, admission) = (Arc::clone(&self.listener), Arc::clone(&self.admission));
+        let (listener, admission) = (Arc::clone(listener), Arc::clone(&self.admission));
         Slots::Wanted(Box::pin(async move {
             let own = listener.gate.enter().await;
-            let process = admission.gate.enter().await;
-            Permit::new(process.into_permit(), own.into_permit())
+            Permit::new(admission.gate.enter().await, own)
         }))
     }
 }

@@ -1,26 +1,34 @@
 //! Listeners: bound addresses and who may come in through them.
 //!
-//! A [`Listener`] is bound by the control plane before any core starts, so that all listeners
-//! bind or none does. Every core then runs one accept loop ([`accept`]) for each address.
+//! | file | |
+//! | --- | --- |
+//! | `door` | a bound address, which may change hands while it is open |
+//! | `accept` | the loop that takes connections, one for each door on each core |
+//!
+//! Doors are bound by the control plane before any core is told of them, so that all of them
+//! bind or none does. What a [`Listener`] is, is replaced as one value: a core reads it once
+//! for each connection.
 
 pub mod accept;
-pub mod admit;
+mod door;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 
 use crate::config;
 use crate::conn::Origin;
+use crate::conn::gate::Gate;
 use crate::log::Rejections;
 use crate::metrics::PerCore;
-use crate::net::{Address, Inherited, ListenError, ListenOptions, Liveness, Socket};
+use crate::net::Address;
 use crate::pool::Pool;
 use accept::AcceptErrors;
-use admit::Gate;
 
-/// A listener of the running balancer.
+pub use door::{Door, options};
+
+/// The rules of a listener, and what is counted for it.
 #[derive(Debug)]
 pub struct Listener {
     /// `[listener.NAME]`.
@@ -28,81 +36,70 @@ pub struct Listener {
     /// What its connections know of it.
     pub origin: Arc<Origin>,
     /// Its limit.
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     /// What accept(2) could not do.
-    pub errors: AcceptErrors,
-    /// Where it listens, ports chosen by the kernel included.
-    pub addresses: Vec<Address>,
-    /// Bound sockets until they are closed.
-    sockets: Mutex<Vec<Arc<Socket>>>,
+    pub errors: Arc<AcceptErrors>,
 }
 
 impl Listener {
-    /// Listens on every address of `settings`, by the socket in `inherited` where there is one.
-    ///
-    /// # Errors
-    /// [`ListenError`] of the first address that cannot be bound; the others are closed again.
-    pub fn bind(
-        settings: Arc<config::Listener>,
-        pool: Option<Arc<Pool>>,
-        cores: usize,
-        inherited: &mut Inherited,
-    ) -> Result<Self, ListenError> {
-        let options = options(&settings, pool.as_deref());
-        let sockets = settings
-            .bind
-            .iter()
-            .map(|address| {
-                let address = inherited.chosen(Some(&settings.name), address);
-                Socket::open(&address, options, inherited).map(Arc::new)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
+    /// A listener that nobody came through yet.
+    pub fn new(settings: Arc<config::Listener>, pool: Option<Arc<Pool>>, cores: usize) -> Self {
+        Self {
             origin: Arc::new(Origin {
                 name: Arc::clone(&settings.name),
-                counters: PerCore::new(cores),
+                counters: Arc::new(PerCore::new(cores)),
                 rejections: Rejections::new(Arc::clone(&settings.name), Instant::now()),
                 pool: ArcSwapOption::new(pool),
             }),
             gate: Gate::new(settings.max_connections),
-            errors: AcceptErrors::default(),
-            addresses: sockets.iter().map(|s| s.address().clone()).collect(),
-            sockets: Mutex::new(sockets),
+            errors: Arc::default(),
             settings,
-        })
+        }
     }
 
-    /// Its sockets, for a core to accept from.
-    pub fn sockets(&self) -> Vec<Arc<Socket>> {
-        self.lock().clone()
+    /// The same listener with other settings, another name perhaps: counts go on, connections
+    /// that it has count towards its limit.
+    #[must_use]
+    pub fn renewed(&self, settings: Arc<config::Listener>, pool: Option<Arc<Pool>>) -> Self {
+        self.gate.set_limit(settings.max_connections);
+        // Who was accepted before and is not routed yet goes where all others go.
+        self.origin.pool.store(pool.clone());
+        let origin = match self.origin.name == settings.name {
+            true => Arc::clone(&self.origin),
+            false => Arc::new(Origin {
+                name: Arc::clone(&settings.name),
+                counters: Arc::clone(&self.origin.counters),
+                rejections: Rejections::new(Arc::clone(&settings.name), Instant::now()),
+                pool: ArcSwapOption::new(pool),
+            }),
+        };
+        Self {
+            origin,
+            gate: Arc::clone(&self.gate),
+            errors: Arc::clone(&self.errors),
+            settings,
+        }
     }
+}
 
-    /// Lets go of its sockets; each is closed when the last core has let go of it too.
-    pub fn close(&self) {
-        self.lock().clear();
+/// A listener with the addresses that it has.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// Its rules.
+    pub listener: Arc<Listener>,
+    /// In the order of its addresses.
+    pub doors: Vec<Arc<Door>>,
+}
+
+impl Listening {
+    /// Where it listens, ports chosen by the kernel included.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.doors.iter().map(|door| door.address())
     }
 
     /// Whether it takes connections: open, and not at a limit.
     pub fn is_accepting(&self) -> bool {
-        !self.lock().is_empty() && !self.gate.is_paused() && !self.errors.is_paused()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Socket>>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn options(settings: &config::Listener, pool: Option<&Pool>) -> ListenOptions {
-    let liveness = pool
-        .map(Pool::settings)
-        .map_or(Liveness::OFF, |pool| Liveness {
-            keepalive: pool.keepalive,
-            user_timeout: pool.user_timeout,
-        });
-    ListenOptions {
-        backlog: settings.backlog,
-        ipv6_only: settings.ipv6_only,
-        unix_mode: settings.unix_mode,
-        liveness,
+        let Listener { gate, errors, .. } = &*self.listener;
+        self.doors.iter().any(|door| door.is_open()) && !gate.is_paused() && !errors.is_paused()
     }
 }

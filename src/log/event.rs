@@ -6,8 +6,10 @@
 
 use std::error::Error;
 use std::fmt::{self, Debug, Display};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
@@ -19,13 +21,19 @@ use super::writer::{Item, Queue};
 /// Turns every event that reaches it into a line and queues it.
 pub(super) struct EventLayer {
     queue: Queue,
-    format: Format,
+    format: Arc<ArcSwap<Format>>,
 }
 
 impl EventLayer {
     /// A layer that writes in this format.
     pub(super) fn new(queue: Queue, format: Format) -> Self {
+        let format = Arc::new(ArcSwap::from_pointee(format));
         Self { queue, format }
+    }
+
+    /// The format, for whoever changes it.
+    pub(super) fn format(&self) -> Arc<ArcSwap<Format>> {
+        Arc::clone(&self.format)
     }
 }
 
@@ -37,7 +45,7 @@ impl<S: Subscriber> Layer<S> for EventLayer {
             target: event.metadata().target(),
         };
         let mut line = Vec::with_capacity(256);
-        self.format.line(&mut line, &head, |fields| {
+        (**self.format.load()).line(&mut line, &head, |fields| {
             event.record(&mut Message(fields));
             event.record(&mut Others(fields));
         });

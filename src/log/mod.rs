@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `line`, `logfmt`, `json` | what a line looks like (pure) |
 //! | `access`, `rejection`, `event`, `panic` | what is written |
+//! | `reconfigure` | what a reload changes |
 //! | `writer`, `sink`, `target` | the thread, its buffers, what they are in front of |
 //! | `throttle` | no line more than once a second (pure) |
 
@@ -18,6 +19,7 @@ mod json;
 mod line;
 mod logfmt;
 mod panic;
+mod reconfigure;
 mod rejection;
 mod sample;
 mod sink;
@@ -33,6 +35,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -42,12 +45,13 @@ use crate::net::Address;
 
 pub use access::{Access, Pick};
 pub use panic::{install_panic_hook, panics};
+pub use reconfigure::Prepared;
 pub use rejection::{Rejection, Rejections};
 pub use throttle::{SharedThrottle, Throttle};
 
 use event::EventLayer;
 use line::Format;
-use sample::Sample;
+use reconfigure::{Dials, Written};
 use sink::Sink;
 use target::Target;
 use writer::{Item, Queue, SinkName, Writer};
@@ -79,18 +83,17 @@ pub enum LogError {
 /// # Errors
 /// The access file cannot be opened, the thread cannot start, or it was called before.
 pub fn init(config: &config::Log) -> Result<Handle, LogError> {
-    let name = match config.access_sink {
-        AccessSink::Stderr => SinkName::Stderr,
-        AccessSink::File(_) | AccessSink::Datagram(_) => SinkName::Access,
-    };
-    let (queue, items) = Queue::new(name);
+    let (queue, items) = Queue::new(sink_name(config));
     let format = stderr_format(config.format);
     let stderr = open_stderr(format, &queue)?;
     let access = open_access(config, &queue)?;
     let writer = Writer::new(items, &queue, stderr, access);
     start(writer)?;
-    subscribe(config.level, EventLayer::new(queue.clone(), format))?;
-    Ok(Handle::new(config, queue))
+    let layer = EventLayer::new(queue.clone(), format);
+    let format = layer.format();
+    let level = subscribe(config.level, layer)?;
+    let dials = Some(Dials { level, format });
+    Ok(Handle::new(config, queue, dials))
 }
 
 /// The way to the log for whoever has more than events; clones share everything.
@@ -100,8 +103,9 @@ pub struct Handle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     queue: Queue,
-    access: bool,
-    sample: Sample,
+    written: ArcSwap<Written>,
+    /// What the events go by; `None`: they go elsewhere, as in a test.
+    dials: Option<Dials>,
 }
 
 /// Lines that were given up since the start, by sink: `log_lines_dropped_total`.
@@ -114,17 +118,17 @@ pub struct Dropped {
 }
 
 impl Handle {
-    fn new(config: &config::Log, queue: Queue) -> Self {
+    fn new(config: &config::Log, queue: Queue, dials: Option<Dials>) -> Self {
         Self(Arc::new(Shared {
             queue,
-            access: config.access,
-            sample: Sample::new(config.access_sample),
+            written: ArcSwap::from_pointee(Written::of(config)),
+            dials,
         }))
     }
 
     /// Whether access lines are written at all: `log.access`.
     pub fn access_enabled(&self) -> bool {
-        self.0.access
+        self.0.written.load().access
     }
 
     /// Writes a finished connection, unless the configuration or the sample leaves it out.
@@ -132,7 +136,8 @@ impl Handle {
     /// For data cores: no lock, no allocation, no system call but, for a line after a lull, the
     /// wake of the log's thread.
     pub fn access(&self, access: Access) {
-        if self.0.access && (!access.is_ordinary() || self.0.sample.takes(access.id)) {
+        let written = self.0.written.load();
+        if written.access && (!access.is_ordinary() || written.sample.takes(access.id)) {
             self.0.queue.push(Item::Access(access));
         }
     }
@@ -148,7 +153,7 @@ impl Handle {
         reason: Rejected,
         now: Instant,
     ) {
-        if self.0.access
+        if self.access_enabled()
             && let Some(rejection) = listener.next(client, reason, now)
         {
             self.0.queue.push(Item::Rejection(rejection));
@@ -186,6 +191,13 @@ impl Handle {
     }
 }
 
+fn sink_name(config: &config::Log) -> SinkName {
+    match config.access_sink {
+        AccessSink::Stderr => SinkName::Stderr,
+        AccessSink::File(_) | AccessSink::Datagram(_) => SinkName::Access,
+    }
+}
+
 fn stderr_format(format: LogFormat) -> Format {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     match format {
@@ -212,12 +224,15 @@ fn open_access(config: &config::Log, queue: &Queue) -> Result<Option<Sink>, LogE
             source,
         })?,
     };
-    let format = match config.format {
+    let lost = Arc::clone(queue.lost().of(SinkName::Access));
+    Ok(Some(Sink::new(target, access_format(config.format), lost)))
+}
+
+fn access_format(format: LogFormat) -> Format {
+    match format {
         LogFormat::Text => Format::Text { colour: false },
         LogFormat::Json => Format::Json,
-    };
-    let lost = Arc::clone(queue.lost().of(SinkName::Access));
-    Ok(Some(Sink::new(target, format, lost)))
+    }
 }
 
 fn start(writer: Writer) -> Result<(), LogError> {
@@ -228,15 +243,16 @@ fn start(writer: Writer) -> Result<(), LogError> {
         .map_err(LogError::Start)
 }
 
-fn subscribe(level: Level, layer: EventLayer) -> Result<(), LogError> {
+fn subscribe(level: Level, layer: EventLayer) -> Result<reconfigure::Level, LogError> {
     let wanted = std::env::var_os("RUST_LOG").map(|value| value.to_string_lossy().into_owned());
     let (filter, problem) = filter(level, wanted.as_deref());
+    let (filter, level) = tracing_subscriber::reload::Layer::new(filter);
     let subscriber = tracing_subscriber::registry().with(filter).with(layer);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)?;
     if let Some(error) = problem {
         tracing::warn!(error, "RUST_LOG is invalid, log.level holds");
     }
-    Ok(())
+    Ok(level)
 }
 
 /// What `RUST_LOG` wants, else what the file says; and what is wrong with `RUST_LOG`.

@@ -45,6 +45,17 @@ impl Sink {
         }
     }
 
+    /// Lines look so from now on.
+    pub(super) fn set_format(&mut self, format: Format) {
+        self.format = format;
+    }
+
+    /// Writes what its target takes still, and counts the rest as dropped.
+    pub(super) fn close(mut self) {
+        self.flush();
+        self.dropped.fetch_add(lines_in(&self.waiting), Relaxed);
+    }
+
     /// Takes one line that `write` appends, or counts it as dropped where too much waits.
     pub(super) fn line(&mut self, write: impl FnOnce(&mut Vec<u8>, Format)) {
         if self.waiting.len() >= BATCH && !self.blocked {

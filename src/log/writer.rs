@@ -5,14 +5,15 @@
 //! pause makes batches: under load the queue fills meanwhile, so that a turn costs one write
 //! for hundreds of lines, and those who push need not wake a sleeping thread each time.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::access::Access;
+use super::reconfigure::Sinks;
 use super::rejection::Rejection;
 use super::sink::Sink;
 use super::throttle::Throttle;
@@ -45,6 +46,8 @@ pub(super) enum Item {
     Rejection(Rejection),
     /// Open the access file anew, if that was not done since it was asked for.
     Reopen,
+    /// Go on with the sinks that are wanted now, if that was not done since it was asked for.
+    Configure,
     /// Answer once all that came before is written.
     Flush(SyncSender<()>),
 }
@@ -77,10 +80,14 @@ impl Lost {
 pub(super) struct Queue {
     items: SyncSender<Item>,
     lost: Lost,
-    /// Where access lines go.
-    access: SinkName,
+    /// Access lines go to a sink of their own.
+    has_access: Arc<AtomicBool>,
     reopen: Arc<AtomicBool>,
+    change: Change,
 }
+
+/// Other sinks that the thread has not seen yet. Only the control plane and the thread lock it.
+type Change = Arc<Mutex<Option<Sinks>>>;
 
 impl Queue {
     /// A queue, and the end that the thread reads.
@@ -89,8 +96,9 @@ impl Queue {
         let queue = Self {
             items,
             lost: Lost::default(),
-            access,
+            has_access: Arc::new((access == SinkName::Access).into()),
             reopen: Arc::default(),
+            change: Arc::default(),
         };
         (queue, receiver)
     }
@@ -107,8 +115,11 @@ impl Queue {
     fn count(&self, item: &Item) {
         let sink = match item {
             Item::Event(_) => SinkName::Stderr,
-            Item::Access(_) | Item::Rejection(_) => self.access,
-            Item::Reopen | Item::Flush(_) => return,
+            Item::Access(_) | Item::Rejection(_) => match self.has_access.load(Relaxed) {
+                true => SinkName::Access,
+                false => SinkName::Stderr,
+            },
+            Item::Reopen | Item::Configure | Item::Flush(_) => return,
         };
         self.lost.of(sink).fetch_add(1, Relaxed);
     }
@@ -132,6 +143,17 @@ impl Queue {
         self.push(Item::Reopen);
     }
 
+    /// Leaves other sinks for the thread to find.
+    pub(super) fn change(&self, sinks: Sinks) {
+        if let Some(instead) = &sinks.instead {
+            let own = instead.name == SinkName::Access;
+            self.has_access.store(own, Relaxed);
+        }
+        let mut change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let sinks = sinks.after(change.take());
+        *change = Some(sinks);
+    }
+
     /// Lines given up by all.
     pub(super) fn lost(&self) -> &Lost {
         &self.lost
@@ -145,6 +167,7 @@ pub(super) struct Writer {
     /// `None`: access lines go to standard error.
     access: Option<Sink>,
     reopen: Arc<AtomicBool>,
+    change: Change,
     flushes: Vec<SyncSender<()>>,
     losses: Losses,
 }
@@ -162,6 +185,7 @@ impl Writer {
             stderr,
             access,
             reopen: Arc::clone(&queue.reopen),
+            change: Arc::clone(&queue.change),
             flushes: Vec::new(),
             losses: Losses::new(&queue.lost),
         }
@@ -185,6 +209,7 @@ impl Writer {
             Err(TryRecvError::Empty) => true,
             Err(TryRecvError::Disconnected) => false,
         };
+        self.configure();
         self.reopen();
         self.sinks().for_each(Sink::flush);
         if !self.is_waiting() {
@@ -231,7 +256,25 @@ impl Writer {
                 .access()
                 .line(|out, format| rejection.write(out, format)),
             Item::Reopen => self.reopen(),
+            Item::Configure => self.configure(),
             Item::Flush(done) => self.flushes.push(done),
+        }
+    }
+
+    fn configure(&mut self) {
+        let mut change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sinks) = change.take() else {
+            return;
+        };
+        drop(change);
+        self.stderr.set_format(sinks.stderr);
+        if let Some(instead) = sinks.instead
+            && let Some(old) = std::mem::replace(&mut self.access, instead.sink)
+        {
+            old.close();
+        }
+        if let Some(access) = &mut self.access {
+            access.set_format(sinks.access);
         }
     }
 

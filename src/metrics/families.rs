@@ -186,7 +186,7 @@ families! {
 
     /// Whether the last load of the configuration was applied.
     CONFIG_LAST_RELOAD_SUCCESSFUL: Gauge "isobar_config_last_reload_successful" [];
-    /// When a configuration was last applied, in Unix time.
+    /// When the configuration was last loaded, or found unchanged, in Unix time.
     CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS: Gauge "isobar_config_last_reload_success_timestamp_seconds" [];
     /// How many configurations have been applied since the start; the first counts.
     CONFIG_GENERATION: Gauge "isobar_config_generation" [];

@@ -3,8 +3,10 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use arc_swap::ArcSwapOption;
 use rustix::fs::Mode;
 use rustix::net::{listen, sockopt};
 
@@ -66,6 +68,7 @@ fn adopt_ip(handed: Handed, options: ListenOptions) -> io::Result<Socket> {
         }
     }
     pass_on(&socket, options)?;
+    let early = (keeper == Keeper::ServiceManager).then(|| Arc::new(options));
     // Once more, for the length of the queue; who is in it stays.
     listen(&socket, backlog(options))?;
     Ok(Socket {
@@ -73,8 +76,7 @@ fn adopt_ip(handed: Handed, options: ListenOptions) -> io::Result<Socket> {
         address: Address::Ip(bound),
         file: None,
         keeper,
-        left: AtomicBool::new(false),
-        early: (keeper == Keeper::ServiceManager).then_some(options),
+        early: ArcSwapOption::from(early),
     })
 }
 
@@ -103,8 +105,7 @@ fn adopt_unix(handed: Handed, path: &Path, options: ListenOptions) -> io::Result
         socket,
         address: Address::Unix(path.into()),
         keeper,
-        left: AtomicBool::new(false),
-        early: None,
+        early: ArcSwapOption::empty(),
     })
 }
 

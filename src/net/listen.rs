@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use arc_swap::ArcSwapOption;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{
@@ -30,7 +31,7 @@ use super::{Address, canonical, sys, unix_address};
 use crate::runtime::{Ready, Source};
 
 /// How a listening socket is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
     /// Length of the accept queue; the kernel lowers it to `net.core.somaxconn`.
     pub backlog: u32,
@@ -51,11 +52,9 @@ pub struct Socket {
     pub(super) socket: OwnedFd,
     pub(super) address: Address,
     pub(super) keeper: Keeper,
-    /// Who is in the queue is for another process.
-    pub(super) left: AtomicBool,
     /// Who was in the queue before the options were set has none of them: they are set on each
     /// accepted socket again.
-    pub(super) early: Option<ListenOptions>,
+    pub(super) early: ArcSwapOption<ListenOptions>,
 }
 
 /// What accept(2) gave.
@@ -118,11 +117,6 @@ impl Acceptor {
             source.dry();
         }
         self.socket.accept()
-    }
-
-    /// Whether who is in the queue is for another process.
-    pub fn is_left(&self) -> bool {
-        self.socket.is_left()
     }
 
     /// Leaves clients in the queue, for other cores or for later: the kernel would say again and
@@ -218,20 +212,46 @@ impl Socket {
         })
     }
 
+    /// Whether `address` could be bound now, as far as that shows without listening there:
+    /// nobody can connect meanwhile, and no file is made.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn probe(address: &Address, options: ListenOptions) -> Result<(), ListenError> {
+        let result = match address {
+            Address::Ip(ip) => open_ip(*ip, options).map(drop),
+            Address::Unix(path) if is_abstract(path) => open(AddressFamily::UNIX)
+                .and_then(|socket| Ok(bind(&socket, &unix_address(path)?)?)),
+            Address::Unix(path) => probe_file(path),
+        };
+        result.map_err(|source| ListenError {
+            address: address.clone(),
+            source,
+        })
+    }
+
+    /// Takes new options while it listens, all but `ipv6_only`: whoever is in the accept queue
+    /// stays there.
+    ///
+    /// # Errors
+    /// What the kernel says of the first that it refuses.
+    pub fn retune(&self, options: ListenOptions) -> io::Result<()> {
+        listen(&self.socket, backlog(options))?;
+        if self.early.load().is_some() {
+            self.early.store(Some(Arc::new(options)));
+        }
+        if let Some(file) = self.file.as_ref().filter(|file| file.is_ours()) {
+            rustix::fs::chmod(&file.path, Mode::from_raw_mode(options.unix_mode))?;
+        }
+        match self.address {
+            Address::Ip(_) => options.liveness.apply(&self.socket),
+            Address::Unix(_) => Ok(()),
+        }
+    }
+
     /// Who made it.
     pub fn keeper(&self) -> Keeper {
         self.keeper
-    }
-
-    /// Whether accept loops, when they end, leave who is in the queue to another process that
-    /// has the socket too.
-    pub fn leave_queue(&self, leave: bool) {
-        self.left.store(leave, Ordering::Relaxed);
-    }
-
-    /// See [`leave_queue`](Self::leave_queue).
-    pub fn is_left(&self) -> bool {
-        self.left.load(Ordering::Relaxed)
     }
 
     /// The file of a Unix socket that came from another process is this one's from here on.
@@ -274,9 +294,9 @@ impl Socket {
     fn incoming(&self, socket: OwnedFd, peer: Option<SocketAddrAny>) -> Incoming {
         match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
             Some(ip) => {
-                if let Some(options) = self.early {
+                if let Some(options) = &*self.early.load() {
                     // It fails for a peer that is gone, which is noticed soon enough.
-                    let _ = pass_on(&socket, options);
+                    let _ = pass_on(&socket, **options);
                 }
                 Incoming {
                     socket,
@@ -305,6 +325,21 @@ fn open(family: AddressFamily) -> io::Result<OwnedFd> {
 }
 
 fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
+    let socket = open_ip(ip, options)?;
+    pass_on(&socket, options)?;
+    listen(&socket, backlog(options))?;
+    let bound = bound_address(&socket)?;
+    Ok(Socket {
+        socket,
+        address: Address::Ip(bound),
+        file: None,
+        keeper: Keeper::Isobar,
+        early: ArcSwapOption::empty(),
+    })
+}
+
+/// A socket that is bound and does not listen yet.
+fn open_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<OwnedFd> {
     let family = if ip.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -317,18 +352,8 @@ fn bind_ip(ip: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
     if ip.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, options.ipv6_only)?;
     }
-    pass_on(&socket, options)?;
     bind(&socket, &ip)?;
-    listen(&socket, backlog(options))?;
-    let bound = bound_address(&socket)?;
-    Ok(Socket {
-        socket,
-        address: Address::Ip(bound),
-        file: None,
-        keeper: Keeper::Isobar,
-        left: AtomicBool::new(false),
-        early: None,
-    })
+    Ok(socket)
 }
 
 /// Accepted sockets inherit these, which saves their system calls.
@@ -368,8 +393,7 @@ fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<Socket> {
         socket,
         address: Address::Unix(path.into()),
         keeper: Keeper::Isobar,
-        left: AtomicBool::new(false),
-        early: None,
+        early: ArcSwapOption::empty(),
     })
 }
 
@@ -379,8 +403,16 @@ pub(super) fn is_abstract(path: &Path) -> bool {
 
 /// Removes a socket file that nobody listens on, left behind by a process that was killed.
 fn remove_if_stale(path: &Path) -> io::Result<()> {
+    match is_stale(path)? {
+        true => std::fs::remove_file(path),
+        false => Ok(()),
+    }
+}
+
+/// Whether there is a socket file that nobody listens on; an error if something else is there.
+fn is_stale(path: &Path) -> io::Result<bool> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
-        return Ok(());
+        return Ok(false);
     };
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(
@@ -390,11 +422,22 @@ fn remove_if_stale(path: &Path) -> io::Result<()> {
     }
     let probe = open(AddressFamily::UNIX)?;
     match rustix::net::connect(&probe, &unix_address(path)?) {
-        Err(Errno::CONNREFUSED) => std::fs::remove_file(path),
+        Err(Errno::CONNREFUSED) => Ok(true),
         // It answers, or its backlog is full: somebody listens.
         Ok(()) | Err(Errno::AGAIN) => Err(Errno::ADDRINUSE.into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a socket file could be made there.
+fn probe_file(path: &Path) -> io::Result<()> {
+    is_stale(path)?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let directory = parent.unwrap_or(Path::new("."));
+    let rights = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    Ok(rustix::fs::access(directory, rights)?)
 }
 
 /// The file of a Unix socket, removed with the socket unless another has taken its place.

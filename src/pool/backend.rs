@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::balance::{PeakEwma, consistent_hash};
@@ -84,7 +85,7 @@ pub struct Backend {
     /// No more than this of `active`, whatever the limit: the rest is another process's.
     ceiling: AtomicU32,
     resting: AtomicBool,
-    latency: PeakEwma,
+    latency: ArcSwap<PeakEwma>,
     suspected: AtomicBool,
     nudge: Notify,
 }
@@ -132,7 +133,7 @@ impl Backend {
             elsewhere: AtomicU32::new(0),
             ceiling: AtomicU32::new(u32::MAX),
             resting: AtomicBool::new(false),
-            latency: PeakEwma::new(pool.latency.decay, Instant::now()),
+            latency: ArcSwap::from_pointee(PeakEwma::new(pool.latency.decay, Instant::now())),
             suspected: AtomicBool::new(false),
             nudge: Notify::new(),
         }
@@ -144,6 +145,11 @@ impl Backend {
             .store(settings.max_connections, Ordering::Relaxed);
         self.connecting_cap
             .store(pool.max_connecting, Ordering::Relaxed);
+        let latency = self.latency.load();
+        if latency.decay() != pool.latency.decay {
+            let other = latency.with_decay(pool.latency.decay, Instant::now());
+            self.latency.store(Arc::new(other));
+        }
     }
 
     /// Connections it has now, those still connecting included.
@@ -168,7 +174,7 @@ impl Backend {
 
     /// Moving average of its latency in seconds, as of `now`.
     pub(super) fn latency(&self, now: Instant) -> Option<f64> {
-        self.latency.seconds(now)
+        self.latency.load().seconds(now)
     }
 
     /// Why `asker` could not have a slot now; `None`: it could.
@@ -306,7 +312,7 @@ impl Backend {
 
     /// One more latency, by `pool.NAME.latency.of`.
     pub(super) fn observe_latency(&self, sample: Duration, now: Instant) {
-        self.latency.sample(sample, now);
+        self.latency.load().sample(sample, now);
     }
 
     /// Whether held clients are not offered it until the next tick.

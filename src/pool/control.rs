@@ -33,10 +33,12 @@ pub(super) struct Control {
     pub(super) settings: Arc<config::Pool>,
     pub(super) overrides: Overrides,
     pub(super) pause: Pause,
+    /// The file has it no more.
+    pub(super) retired: bool,
     /// Removed ones come last, those removed last first among them.
     pub(super) tracked: Vec<Tracked>,
-    fallback: Option<Weak<Pool>>,
-    dependents: Vec<Weak<Pool>>,
+    pub(super) fallback: Option<Weak<Pool>>,
+    pub(super) dependents: Vec<Weak<Pool>>,
     /// Of the removed backends that are forgotten.
     departed: Bytes,
     cores: usize,
@@ -102,6 +104,7 @@ impl Control {
             file,
             overrides: Overrides::default(),
             pause: Pause::Never,
+            retired: false,
             tracked: Vec::new(),
             fallback: None,
             dependents: Vec::new(),
@@ -111,15 +114,6 @@ impl Control {
         control.reconcile(&Stamp::of_file(), Instant::now());
         control.tracked.iter_mut().for_each(|t| t.original = true);
         control
-    }
-
-    pub(super) fn set_fallback(&mut self, fallback: Weak<Pool>) {
-        self.fallback = Some(fallback);
-    }
-
-    /// This pool falls back to the one under control.
-    pub(super) fn add_dependent(&mut self, pool: Weak<Pool>) {
-        self.dependents.push(pool);
     }
 
     /// Brings the backends in line with the file and the runtime changes: those of the same
@@ -133,7 +127,7 @@ impl Control {
                 Some(index) => old.remove(index),
                 None => Tracked::new(settings, &pool, self.cores, now),
             };
-            tracked.retune(settings, &pool);
+            moved.extend(tracked.retune(settings, &pool, stamp, now));
             let admin = self.overrides.state(&pool.name, &settings.name);
             if tracked.admin() != admin {
                 moved.extend(tracked.set_admin(admin, (None, pool.drain_timeout), stamp, now));
@@ -175,6 +169,8 @@ impl Control {
 
     /// What the data plane is to see; keeps of `old` what did not change.
     pub(super) fn snapshot(&self, old: Option<&Snapshot>) -> Snapshot {
+        // Another strategy begins afresh.
+        let old = old.filter(|old| old.settings.balance == self.settings.balance);
         let rank = |rank: usize, members: Vec<Member>| {
             Tier::new(members, &self.settings, old.map(|old| &old.tiers[rank]))
         };
@@ -182,6 +178,7 @@ impl Control {
         Snapshot {
             settings: Arc::clone(&self.settings),
             pause: self.pause,
+            retired: self.retired,
             fallback: self.fallback.clone(),
             dependents: self.dependents.clone(),
             backends: present.map(|t| Arc::clone(&t.backend)).collect(),

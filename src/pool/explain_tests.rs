@@ -11,14 +11,12 @@ fn pools(text: &str) -> Vec<Arc<Pool>> {
     let pools: Vec<_> = settings
         .map(|pool| Pool::new(Arc::clone(pool), 1))
         .collect();
-    for pool in &pools {
-        let name = pool.settings().fallback.clone();
-        if let Some(fallback) = pools
-            .iter()
-            .find(|other| Some(&other.name) == name.as_ref())
-        {
-            pool.set_fallback(fallback);
-        }
+    for (index, pool) in pools.iter().enumerate() {
+        pool.wire(super::super::Wiring::of(
+            &pools,
+            &loaded.config.pools,
+            index,
+        ));
     }
     pools
 }

@@ -242,16 +242,6 @@ impl Pool {
         })
     }
 
-    /// Connections that it has, held ones included.
-    pub fn active(&self) -> u64 {
-        let left = self.counters.sum(|cell| {
-            let ended = cell.ended.iter().map(crate::metrics::Counter::value);
-            ended.sum::<u64>() + cell.moved.value()
-        });
-        let total = self.counters.sum(|cell| cell.total.value());
-        total.saturating_sub(left)
-    }
-
     /// Those who are held may find a slot now.
     pub fn serve_held(self: &Arc<Self>) {
         self.given_back();

@@ -14,6 +14,7 @@ mod lease;
 pub mod overrides;
 pub mod pause;
 pub mod rebalance;
+mod reload;
 mod runtime;
 mod snapshot;
 mod state;
@@ -38,6 +39,7 @@ pub use control::{Bytes, Due, Overview};
 pub use hold::Ticket;
 pub use lease::Lease;
 pub use rebalance::Rebalance;
+pub use reload::{Reload, Wiring};
 pub use runtime::{Changed, Refused, Wanted};
 pub use snapshot::Snapshot;
 pub use state::{AdminState, State};
@@ -220,12 +222,6 @@ impl Pool {
         })
     }
 
-    /// Names the pool that takes what this one cannot take now.
-    pub fn set_fallback(self: &Arc<Self>, fallback: &Arc<Pool>) {
-        fallback.change(|control| control.add_dependent(Arc::downgrade(self)));
-        self.change(|control| control.set_fallback(Arc::downgrade(fallback)));
-    }
-
     /// What a pick sees now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
@@ -242,6 +238,11 @@ impl Pool {
         let snapshot = self.current.load();
         let fallback = snapshot.fallback.as_ref()?;
         (!snapshot.pause.is_on()).then(|| fallback.upgrade())?
+    }
+
+    /// Whether the file has it no more: nobody will ever take its connections.
+    pub fn is_retired(&self) -> bool {
+        self.current.load().retired
     }
 
     /// The pool that takes what this one cannot take before anybody is held: none while others

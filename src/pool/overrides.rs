@@ -193,6 +193,13 @@ impl Overrides {
         self.0.iter()
     }
 
+    /// The runtime changes of several pools as one list, oldest first.
+    pub fn joined(all: impl IntoIterator<Item = Self>) -> Self {
+        let mut joined: Vec<_> = all.into_iter().flat_map(|one| one.0).collect();
+        joined.sort_by_key(|change| change.stamp.since);
+        Self(joined)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

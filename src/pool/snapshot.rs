@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub settings: Arc<config::Pool>,
     /// While it is on nobody gets a backend.
     pub(super) pause: Pause,
+    /// The file has the pool no more.
+    pub(super) retired: bool,
     /// The pool of `fallback`.
     pub(super) fallback: Option<Weak<Pool>>,
     /// Pools that fall back to this one.

@@ -185,10 +185,28 @@ impl Tracked {
         self.state() == state && self.settings.weight > 0
     }
 
-    /// Takes new settings of the same backend.
-    pub(super) fn retune(&mut self, settings: &config::Backend, pool: &config::Pool) {
+    /// Takes new settings of the same backend. What checks have found stays, until they are
+    /// switched off: without checks it is up.
+    pub(super) fn retune(
+        &mut self,
+        settings: &config::Backend,
+        pool: &config::Pool,
+        stamp: &Stamp,
+        now: Instant,
+    ) -> Option<Moved> {
+        let before = self.state();
         self.settings = settings.clone();
         self.backend.retune(settings, pool);
+        let thresholds = (&pool.health).into();
+        self.health.retune(thresholds);
+        let checkable = pool.health.kind != HealthKind::None;
+        if self.checkable && !checkable {
+            self.health = Health::unchecked(thresholds, now);
+            self.last_check = None;
+        }
+        self.checkable = checkable;
+        let cause = "checks are switched off".to_owned();
+        self.moved(before, cause, None, &stamp.by)
     }
 
     /// Obeys an operator. `time` is what its connections have left, zero: all they need.

@@ -4,46 +4,57 @@
 //! the admin endpoint are bound first, then the cores start. The thread that calls
 //! [`Server::run`] becomes the control plane: checks, the admin endpoint and signals.
 
-mod accepting;
+mod aside;
+mod care;
 mod core;
+mod faults;
 mod limits;
+mod live;
 mod notify;
 mod privileges;
+mod reload;
 mod signals;
 mod stop;
 mod supervised;
 mod tend;
 mod upgrade;
+mod watch;
 
-use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-use self::core::CorePlan;
-use crate::admin::{self, Parts, Running, UpgradeRequest};
+use self::core::{CorePlan, Opener};
+use crate::admin::orders::{Order, Orders};
+use crate::admin::{
+    self, Configured, Current, Endpoint, Leaving, Running, UpgradeRequest, Upgrading,
+};
 use crate::check;
 use crate::config::{self, Config};
-use crate::conn::CoreHandle;
-use crate::listener::Listener;
+use crate::conn::{Command, CoreHandle};
 use crate::listener::accept::Admission;
+use crate::listener::{Door, Listener, Listening, options};
 use crate::log;
 use crate::metrics::Process;
 use crate::net::{Address, Inherited, ListenError};
-use crate::pool::Pool;
+use crate::pool::{Pool, Wiring};
 use crate::upgrade::heir::{Heir, HeirError};
 use crate::upgrade::program::Program;
-use accepting::Accepting;
+use care::Care;
 use limits::{Limits, Machine};
+use reload::Reloader;
 use signals::Signals;
-use stop::Orders;
+use stop::{Ending, Sources};
 use upgrade::Upgrades;
 
+pub use faults::{faults, faults_of_checks, unknown_user};
 pub use limits::warnings as limit_warnings;
 pub use notify::{Notifier, for_successor};
 pub use privileges::{UserError, drop_to, look_up};
@@ -83,12 +94,14 @@ pub struct Server {
 /// What the control plane has to do with.
 struct Serving {
     running: Arc<Running>,
-    admin: Option<admin::Bound>,
-    admin_open: RefCell<Option<admin::Open>>,
+    admin: Rc<Endpoint>,
     checks: Vec<check::Checks>,
+    orders: UnboundedReceiver<Order>,
+    opener: Opener,
     /// Ends the checks.
     halt: CancellationToken,
-    accepting: Accepting,
+    /// SIGHUP came.
+    hangup: Rc<Notify>,
     notifier: Arc<Notifier>,
 }
 
@@ -105,11 +118,8 @@ impl Server {
         inherited: Inherited,
     ) -> Result<Self, StartError> {
         let server = Self::prepare(loaded, path, log, inherited)?;
-        server
-            .serving
-            .accepting
-            .start()
-            .map_err(StartError::Thread)?;
+        let opened = server.runtime.block_on(server.serving.open());
+        opened.map_err(StartError::Thread)?;
         Ok(server)
     }
 
@@ -132,8 +142,7 @@ impl Server {
             let _entered = runtime.enter();
             Signals::listen().map_err(StartError::Thread)?
         };
-        let (ask, upgrades) = unbounded_channel();
-        let serving = Serving::start(loaded, path, log, inherited, ask)?;
+        let (serving, upgrades) = Serving::start(loaded, path, log, inherited)?;
         Ok(Self {
             runtime,
             signals,
@@ -164,12 +173,12 @@ impl Server {
             program,
             upgrades,
         } = self;
-        let orders = Orders {
+        let sources = Sources {
             signals,
             upgrades: Upgrades::new(program, upgrades),
             stop,
         };
-        runtime.block_on(LocalSet::new().run_until(serving.control(orders)));
+        runtime.block_on(LocalSet::new().run_until(serving.control(sources)));
         // Name look-ups of the admin side may hang in a helper thread; nobody waits for them.
         runtime.shutdown_background();
     }
@@ -181,7 +190,8 @@ impl Server {
     /// [`HeirError`]: the other process goes on, and this one must end.
     pub fn run_as_heir(self, heir: Heir) -> Result<(), HeirError> {
         let serving = &self.serving;
-        let successor = heir.succeed(&serving.running, || serving.begin_to_accept())?;
+        let accept = || self.runtime.block_on(serving.begin_to_accept());
+        let successor = heir.succeed(&serving.running, accept)?;
         std::thread::Builder::new()
             .name("upgrade".to_owned())
             .spawn(|| successor.take_over())
@@ -197,8 +207,7 @@ impl Serving {
         path: PathBuf,
         log: log::Handle,
         mut inherited: Inherited,
-        upgrades: UnboundedSender<UpgradeRequest>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<(Self, UnboundedReceiver<UpgradeRequest>), StartError> {
         let config = &loaded.config;
         let machine = Machine::read();
         let limits = Limits::new(config, &machine);
@@ -215,120 +224,129 @@ impl Serving {
         }
         let process = Arc::new(Process::new(cores));
         let (handles, commands): (Vec<_>, Vec<_>) = (0..cores).map(|_| CoreHandle::new()).unzip();
-        let running = Arc::new(Running::new(Parts {
-            listeners,
-            pools,
+        let (orders, receiver) = Orders::new();
+        let (upgrading, upgrades) = Upgrading::new();
+        let at = SystemTime::now();
+        let running = Arc::new(Running {
+            path,
+            started: Instant::now(),
+            started_at: at,
             admission: Arc::new(Admission::new(limits.connections, Arc::clone(&process))),
             process,
             cores: handles,
-            admin_address: admin.as_ref().map(|admin| admin.address().clone()),
             log,
-            path,
-            config: Arc::new(loaded),
-            upgrades,
-        }));
-        let serving = Self {
-            accepting: Accepting::new(&running),
-            running,
-            admin,
-            admin_open: RefCell::default(),
-            checks,
-            halt: CancellationToken::new(),
-            notifier: Arc::new(Notifier::from_environment()),
-        };
+            orders,
+            upgrading,
+            current: Current::new(Configured {
+                file: Arc::new(loaded),
+                generation: 1,
+                loaded_at: at,
+                listeners,
+                pools,
+                leaving: Leaving::default(),
+                admin_address: admin.as_ref().map(|admin| admin.address().clone()),
+            }),
+        });
         for (index, commands) in commands.into_iter().enumerate() {
-            let plan = serving.core_plan(index, limits, commands);
+            let plan = core_plan(&running, index, limits, commands);
             plan.spawn().map_err(StartError::Thread)?;
         }
-        Ok(serving)
+        let serving = Self {
+            opener: Opener {
+                admission: Arc::clone(&running.admission),
+                cores: running.cores.clone(),
+            },
+            running,
+            admin: Rc::new(Endpoint::new(admin)),
+            checks,
+            orders: receiver,
+            halt: CancellationToken::new(),
+            hangup: Rc::default(),
+            notifier: Arc::new(Notifier::from_environment()),
+        };
+        Ok((serving, upgrades))
     }
 
-    fn core_plan(
-        &self,
-        index: usize,
-        limits: Limits,
-        commands: tokio::sync::mpsc::UnboundedReceiver<crate::conn::Command>,
-    ) -> CorePlan {
-        CorePlan {
-            index,
-            pipes: limits.pipes_per_core,
-            process: Arc::clone(&self.running.process),
-            commands,
-            log: self.running.log.clone(),
-        }
-    }
-
-    async fn control(mut self, orders: Orders) {
-        for checks in std::mem::take(&mut self.checks) {
-            checks.spawn(&self.halt);
-        }
-        self.tend_pools();
-        self.open_admin();
-        self.say_ready();
-        supervised::begin(&self.running, &self.notifier);
-        self.until_stopped(orders).await;
-    }
-
-    /// Answers at the admin endpoint from now on.
-    fn open_admin(&self) {
-        let open = self.admin.as_ref().map(|admin| admin.open(&self.running));
-        self.admin_open.replace(open);
-    }
-
-    /// Leaves the admin endpoint to another process, but for who is being answered.
-    fn close_admin(&self) {
-        if let Some(open) = &*self.admin_open.borrow() {
-            open.close();
-        }
-        if let Some(admin) = &self.admin {
-            admin.socket().give_away_file();
-        }
+    /// Has every core accept from every listener.
+    async fn open(&self) -> io::Result<()> {
+        let doors = self.running.configured().doors();
+        self.opener.open(&doors).await
     }
 
     /// Accepts with sockets that were another process's, as their owner from now on.
-    fn begin_to_accept(&self) -> io::Result<()> {
-        self.accepting.start()?;
-        let listeners = self.running.listeners.iter();
-        let sockets = listeners.flat_map(|listener| listener.sockets());
+    async fn begin_to_accept(&self) -> io::Result<()> {
+        self.open().await?;
+        let doors = self.running.configured().doors();
+        let sockets = doors.iter().filter_map(|door| door.socket());
+        let sockets = sockets.chain(self.admin.socket());
         sockets.for_each(|socket| socket.own_file());
-        if let Some(admin) = &self.admin {
-            admin.socket().own_file();
-        }
         Ok(())
     }
 
-    fn tend_pools(&self) {
-        for pool in &self.running.pools {
-            tokio::task::spawn_local(Arc::clone(pool).tend());
-            let cores = self.running.cores.clone();
-            tokio::task::spawn_local(tend::keep_time(Arc::clone(pool), cores));
-        }
-        tokio::task::spawn_local(step_histograms(Arc::clone(&self.running)));
-    }
-
-    fn say_ready(&self) {
-        for listener in &self.running.listeners {
-            for address in &listener.addresses {
-                tracing::info!(listener = &*listener.settings.name, %address, "listening");
-            }
-        }
-        if let Some(address) = &self.running.admin_address {
-            tracing::info!(%address, "admin");
-        }
-        tracing::info!("ready");
+    async fn control(self, sources: Sources) {
+        let running = &self.running;
+        let begin = |checks| Care::begin(checks, &running.cores, &self.halt);
+        let reloader = Reloader {
+            running: Arc::clone(running),
+            cares: self.checks.into_iter().map(begin).collect(),
+            opener: self.opener.clone(),
+            halt: self.halt.clone(),
+            admin: Rc::clone(&self.admin),
+            notifier: Arc::clone(&self.notifier),
+        };
+        tokio::task::spawn_local(step_histograms(Arc::clone(running)));
+        self.admin.open(running);
+        tokio::task::spawn_local(watch::run(Arc::clone(running)));
+        tokio::task::spawn_local(reloader.run(self.orders, Rc::clone(&self.hangup)));
+        say_ready(running);
         self.notifier.ready();
+        supervised::begin(running, &self.notifier);
+        let ending = Ending {
+            running: self.running,
+            opener: self.opener,
+            admin: self.admin,
+            halt: self.halt,
+            hangup: self.hangup,
+            notifier: self.notifier,
+        };
+        ending.until_ended(sources).await;
     }
+}
+
+fn core_plan(
+    running: &Running,
+    index: usize,
+    limits: Limits,
+    commands: UnboundedReceiver<Command>,
+) -> CorePlan {
+    CorePlan {
+        index,
+        pipes: limits.pipes_per_core,
+        process: Arc::clone(&running.process),
+        commands,
+        log: running.log.clone(),
+    }
+}
+
+fn say_ready(running: &Running) {
+    let configured = running.configured();
+    for Listening { listener, doors } in &configured.listeners {
+        for door in doors {
+            let (name, address) = (&*listener.settings.name, door.address());
+            tracing::info!(listener = name, %address, "listening");
+        }
+    }
+    if let Some(address) = &configured.admin_address {
+        tracing::info!(%address, "admin");
+    }
+    tracing::info!("ready");
 }
 
 fn build_pools(config: &Config, cores: usize) -> Vec<Arc<Pool>> {
     let build = |settings: &Arc<config::Pool>| Pool::new(Arc::clone(settings), cores);
     let pools: Vec<_> = config.pools.iter().map(build).collect();
-    for pool in &pools {
-        let settings = pool.settings();
-        let fallback = settings.fallback.as_deref();
-        if let Some(fallback) = pools.iter().find(|other| Some(&*other.name) == fallback) {
-            pool.set_fallback(fallback);
-        }
+    for (index, pool) in pools.iter().enumerate() {
+        pool.wire(Wiring::of(&pools, &config.pools, index));
     }
     pools
 }
@@ -348,12 +366,19 @@ fn bind_listeners(
     pools: &[Arc<Pool>],
     cores: usize,
     inherited: &mut Inherited,
-) -> Result<Vec<Arc<Listener>>, ListenError> {
+) -> Result<Vec<Listening>, ListenError> {
     let mut bind = |settings: &Arc<config::Listener>| {
-        let pool = pools
-            .iter()
-            .find(|pool| Some(&pool.name) == settings.pool.as_ref());
-        Listener::bind(Arc::clone(settings), pool.cloned(), cores, inherited).map(Arc::new)
+        let mut pools = pools.iter();
+        let pool = pools.find(|pool| Some(&pool.name) == settings.pool.as_ref());
+        let options = options(settings, pool.map(|pool| pool.settings()).as_deref());
+        let settings = Arc::clone(settings);
+        let listener = Arc::new(Listener::new(settings, pool.cloned(), cores));
+        let mut doors = Vec::new();
+        for address in &listener.settings.bind {
+            let own = Arc::clone(&listener);
+            doors.push(Door::open(address, options, own, inherited)?);
+        }
+        Ok(Listening { listener, doors })
     };
     config.listeners.iter().map(&mut bind).collect()
 }
@@ -362,20 +387,21 @@ async fn step_histograms(running: Arc<Running>) {
     loop {
         tokio::time::sleep(HISTOGRAM_STEP).await;
         let now = Instant::now();
-        running
-            .pools
-            .iter()
+        let configured = running.configured();
+        configured
+            .every_pool()
             .for_each(|pool| pool.step_histograms(now));
     }
 }
 
 /// Says where everything listens; for callers that print it themselves.
-pub fn addresses(running: &Running) -> impl Iterator<Item = (&str, &Address)> {
-    running.listeners.iter().flat_map(|listener| {
-        let name = &*listener.settings.name;
-        listener
-            .addresses
-            .iter()
-            .map(move |address| (name, address))
-    })
+pub fn addresses(running: &Running) -> Vec<(Arc<str>, Address)> {
+    let configured = running.configured();
+    let listeners = configured.listeners.iter();
+    let all = listeners.flat_map(|listening| {
+        let name = &listening.listener.settings.name;
+        let addresses = listening.addresses();
+        addresses.map(move |address| (Arc::clone(name), address.clone()))
+    });
+    all.collect()
 }

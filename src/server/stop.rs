@@ -9,17 +9,21 @@
 //!
 //! A second order resets everything at once. The admin endpoint answers to the end.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::core::Opener;
+use super::notify::Notifier;
 use super::signals::{Order, Signals};
+use super::supervised;
 use super::upgrade::{Next, Upgrades};
-use super::{Serving, supervised};
+use crate::admin::{Endpoint, Running};
 use crate::conn::Command;
 use crate::metrics::Ended;
-use crate::pool::Pool;
 
 /// How long connections that were told to end may take for it.
 const LAST_WORDS: Duration = Duration::from_millis(150);
@@ -31,7 +35,7 @@ const LAST_ANSWER: Duration = Duration::from_millis(500);
 const HELD_LOOK: Duration = Duration::from_millis(50);
 
 /// Who may tell a balancer to end.
-pub(super) struct Orders {
+pub(super) struct Sources {
     pub(super) signals: Signals,
     pub(super) upgrades: Upgrades,
     /// Of whoever runs the balancer in its own process.
@@ -46,15 +50,27 @@ enum Why {
     Replaced,
 }
 
-impl Serving {
+/// What the end of a balancer, and another process in its place, have to do with.
+pub(super) struct Ending {
+    pub(super) running: Arc<Running>,
+    pub(super) opener: Opener,
+    pub(super) admin: Rc<Endpoint>,
+    /// Ends the checks.
+    pub(super) halt: CancellationToken,
+    /// Is told of SIGHUP.
+    pub(super) hangup: Rc<Notify>,
+    pub(super) notifier: Arc<Notifier>,
+}
+
+impl Ending {
     /// Serves until told to stop, then stops; or until another process has taken everything
     /// over.
-    pub(super) async fn until_stopped(&self, mut orders: Orders) {
-        if let Why::Replaced = self.next_end(&mut orders).await {
+    pub(super) async fn until_ended(&self, mut sources: Sources) {
+        if let Why::Replaced = self.next_end(&mut sources).await {
             return self.say_farewell().await;
         }
-        self.end_upgrade(&mut orders.upgrades).await;
-        let delay = self.running.config.config.runtime.stop_delay;
+        self.end_upgrade(&mut sources.upgrades).await;
+        let delay = self.running.configured().file.config.runtime.stop_delay;
         let active = self.active();
         tracing::info!(active, "stopping");
         self.running.begin_stop();
@@ -66,11 +82,11 @@ impl Serving {
             tokio::join!(self.halt_checks(), self.drain());
         };
         // The token stays cancelled: only a second signal counts here.
-        orders.stop = CancellationToken::new();
+        sources.stop = CancellationToken::new();
         tokio::select! {
             () = gently => {}
             () = supervised::ask_for_time(&self.running, &self.notifier) => {}
-            why = self.next_end(&mut orders) => if let Why::Stop = why {
+            why = self.next_end(&mut sources) => if let Why::Stop = why {
                 tracing::warn!(active = self.active(), "told to stop again, resetting what is left");
                 // Whoever is still in an accept queue comes out of it first, or they would be
                 // left over, and the end of the process would close them as if all were well.
@@ -78,21 +94,17 @@ impl Serving {
                 self.end_all(Ended::Killed).await;
             }
         }
-        self.running
-            .listeners
-            .iter()
-            .for_each(|listener| listener.close());
         tracing::info!("stopped");
     }
 
     /// Obeys all other orders until one to stop comes, or nothing is left to be done.
-    async fn next_end(&self, orders: &mut Orders) -> Why {
+    async fn next_end(&self, sources: &mut Sources) -> Why {
         loop {
             let order = tokio::select! {
-                () = orders.stop.cancelled() => Order::Stop,
-                order = orders.signals.next() => order,
-                next = orders.upgrades.next() => {
-                    if self.upgrade(&mut orders.upgrades, next).await {
+                () = sources.stop.cancelled() => Order::Stop,
+                order = sources.signals.next() => order,
+                next = sources.upgrades.next() => {
+                    if self.upgrade(&mut sources.upgrades, next).await {
                         return Why::Replaced;
                     }
                     continue;
@@ -101,20 +113,16 @@ impl Serving {
             match order {
                 Order::Stop => return Why::Stop,
                 Order::ReopenLogs => self.running.log.reopen(),
-                Order::Reload => self.reload(),
+                Order::Reload => {
+                    self.running.log.reopen();
+                    // Several that come while one is obeyed are one.
+                    self.hangup.notify_one();
+                }
                 Order::Upgrade => {
-                    self.upgrade(&mut orders.upgrades, Next::Begin(None)).await;
+                    self.upgrade(&mut sources.upgrades, Next::Begin(None)).await;
                 }
             }
         }
-    }
-
-    /// `systemctl reload` waits until it hears that the reload has ended.
-    fn reload(&self) {
-        self.notifier.reloading();
-        self.running.log.reopen();
-        tracing::warn!("reload is not available in this version of isobar yet; logs were reopened");
-        self.notifier.ready();
     }
 
     /// An upgrade that has not come far fails, which takes a moment; one that has goes on.
@@ -128,36 +136,31 @@ impl Serving {
 
     /// Whoever asked for the upgrade is answered before the process ends.
     async fn say_farewell(&self) {
-        let admin = self.admin_open.borrow_mut().take();
-        if let Some(admin) = admin {
-            let _ = tokio::time::timeout(LAST_ANSWER, admin.empty()).await;
-        }
+        let _ = tokio::time::timeout(LAST_ANSWER, self.admin.empty()).await;
         tracing::info!("replaced, nothing is left");
     }
 
     fn active(&self) -> u64 {
-        let listeners = self.running.listeners.iter();
-        listeners
-            .map(|listener| listener.origin.counters.active())
-            .sum()
+        self.running.configured().active()
     }
 
-    /// Empties and closes every accept queue.
+    /// Empties and closes every accept queue. No reload opens another one: it is refused since
+    /// the stop has begun.
     async fn close_listeners(&self) {
-        self.running
-            .listeners
-            .iter()
-            .for_each(|listener| listener.close());
-        self.accepting.stop().await;
+        let doors = self.running.configured().doors();
+        doors.iter().for_each(|door| door.close());
+        for door in &doors {
+            door.closed().await;
+        }
     }
 
     async fn halt_checks(&self) {
-        until_nobody_is_held(&self.running.pools).await;
+        until_nobody_is_held(&self.running).await;
         self.halt.cancel();
     }
 
     async fn drain(&self) {
-        let deadline = self.running.config.config.runtime.drain_timeout;
+        let deadline = self.running.configured().file.config.runtime.drain_timeout;
         let process = &self.running.process;
         if deadline.is_zero() {
             return process.empty().await;
@@ -181,8 +184,14 @@ impl Serving {
 }
 
 /// Those who are held may be waiting for just a check.
-pub(super) async fn until_nobody_is_held(pools: &[Arc<Pool>]) {
-    while pools.iter().any(|pool| pool.held() > 0) {
+pub(super) async fn until_nobody_is_held(running: &Running) {
+    let is_held = || {
+        running
+            .configured()
+            .every_pool()
+            .any(|pool| pool.held() > 0)
+    };
+    while is_held() {
         tokio::time::sleep(HELD_LOOK).await;
     }
 }

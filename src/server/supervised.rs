@@ -101,12 +101,14 @@ async fn tell_status(running: &Running, notifier: &Notifier) {
 fn status(running: &Running) -> String {
     let process = &running.process;
     let connections: usize = (0..process.cores()).map(|c| process.connections(c)).sum();
-    let held: usize = running.pools.iter().map(|pool| pool.held()).sum();
+    let configured = running.configured();
+    let held: usize = configured.every_pool().map(|pool| pool.held()).sum();
     let doing = match running.phase() {
         Phase::Serving => "serving",
         Phase::Stopping => "stopping",
+        Phase::Replaced => "replaced",
     };
-    let pools = running.pools.iter();
+    let pools = configured.pools.iter();
     let unusable = pools.filter(|pool| pool.snapshot().usable() == 0);
     let unusable: Vec<_> = unusable.map(|pool| &*pool.name).collect();
     let unusable = match &*unusable {

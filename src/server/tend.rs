@@ -9,7 +9,7 @@ use crate::conn::ending::Which;
 use crate::metrics::Ended;
 use crate::pool::{Backend, Pool};
 
-/// Does all that for as long as the process lives.
+/// Does all that until it is dropped.
 pub(super) async fn keep_time(pool: Arc<Pool>, cores: Vec<CoreHandle>) {
     let mut changes = pool.changes();
     pool.begin(Instant::now());

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::Serving;
+use super::stop::Ending;
 use crate::admin::{NotUpgraded, UpgradeRequest, Upgraded};
 use crate::net::Address;
 use crate::upgrade::leaving::{Steps, hand_over, sockets};
@@ -116,36 +116,30 @@ fn answer(asked: Option<UpgradeRequest>, outcome: Result<Upgraded, NotUpgraded>)
     }
 }
 
-impl Serving {
+impl Ending {
     /// Does what an upgrade needs next. Whether it was the last: nothing is left here.
     pub(super) async fn upgrade(&self, upgrades: &mut Upgrades, next: Next) -> bool {
         match next {
             Next::Begin(asked) => self.begin_upgrade(upgrades, asked),
             Next::Go(Event::StopAccepting(taken, done)) => {
-                self.leave_queues(&taken);
-                self.accepting.stop().await;
-                self.close_admin();
+                self.stop_accepting(&taken).await;
                 let _ = done.send(());
             }
             Next::Go(Event::AcceptAgain(done)) => {
-                if let Err(error) = self.accepting.start() {
-                    tracing::error!(%error, "cannot accept again after a failed upgrade");
-                }
-                if let Some(admin) = &self.admin {
-                    admin.socket().own_file();
-                }
-                self.open_admin();
+                self.accept_again().await;
                 let _ = done.send(());
             }
             Next::Go(Event::Succeeded(pid)) => {
                 tracing::info!(pid, "the new process accepts, connections move to it");
             }
             Next::Go(Event::Moved(outcome)) => {
-                self.running.set_upgrading(false);
                 let failed = outcome.is_err();
                 if let Ok(upgraded) = &outcome {
                     self.notifier.mainpid(upgraded.pid);
+                    self.running.leave();
                 }
+                // Not before it is known that this process is replaced: no reload comes between.
+                self.running.upgrading.set_in_progress(false);
                 upgrades.answer(outcome);
                 match &mut upgrades.current {
                     Some(current) if !failed => {
@@ -172,10 +166,9 @@ impl Serving {
             given_up: Arc::clone(&given_up),
             moved: false,
         });
-        self.running.set_upgrading(true);
+        self.running.upgrading.set_in_progress(true);
         let running = Arc::clone(&self.running);
-        let admin = self.admin.as_ref().map(|admin| admin.socket());
-        let sockets = sockets(&running, admin);
+        let sockets = sockets(&running.configured(), self.admin.socket());
         let tell = upgrades.tell.clone();
         let thread = std::thread::Builder::new().name("upgrade".to_owned());
         let started = thread.spawn(move || {
@@ -189,14 +182,14 @@ impl Serving {
                 }
                 Ok((upgraded, leaving)) => {
                     let _ = tell.send(Event::Moved(Ok(upgraded)));
-                    let most = running.config.config.runtime.upgrade_timeout;
+                    let most = running.configured().file.config.runtime.upgrade_timeout;
                     leaving.until_nothing_is_left(most);
                     let _ = tell.send(Event::NothingLeft);
                 }
             }
         });
         if let Err(error) = started {
-            self.running.set_upgrading(false);
+            self.running.upgrading.set_in_progress(false);
             upgrades.answer(Err(NotUpgraded::Failed(error.to_string())));
             upgrades.current = None;
         }
@@ -219,27 +212,47 @@ impl Serving {
         upgrades.program.clone().ok_or_else(|| none().to_owned())
     }
 
-    /// Leaves the queues of sockets that another process has to it.
-    fn leave_queues(&self, taken: &[Address]) {
-        for listener in &self.running.listeners {
-            for socket in listener.sockets() {
-                socket.leave_queue(taken.contains(socket.address()));
-            }
+    /// Shuts every door, leaving the queues of sockets that another process has to it, and the
+    /// admin endpoint but for who is being answered.
+    async fn stop_accepting(&self, taken: &[Address]) {
+        let doors = self.running.configured().doors();
+        doors
+            .iter()
+            .for_each(|door| door.shut(taken.contains(door.address())));
+        for door in &doors {
+            door.closed().await;
         }
+        self.admin.close();
+        if let Some(admin) = self.admin.socket() {
+            admin.give_away_file();
+        }
+    }
+
+    async fn accept_again(&self) {
+        let doors = self.running.configured().doors();
+        doors.iter().for_each(|door| door.reopen());
+        if let Err(error) = self.opener.open(&doors).await {
+            tracing::error!(%error, "cannot accept again after a failed upgrade");
+        }
+        if let Some(admin) = self.admin.socket() {
+            admin.own_file();
+        }
+        self.admin.open(&self.running);
     }
 
     /// Another process serves: this one has nothing that listens, and checks nobody but for
     /// those who are held.
     fn leave(&self) {
-        for listener in &self.running.listeners {
-            for socket in listener.sockets().iter().filter(|socket| socket.is_left()) {
+        for door in self.running.configured().doors() {
+            if let Some(socket) = door.socket().filter(|_| door.is_left()) {
                 socket.give_away_file();
             }
-            listener.close();
+            door.close();
         }
-        let (pools, halt) = (self.running.pools.clone(), self.halt.clone());
+        self.admin.move_to(None, &self.running);
+        let (running, halt) = (Arc::clone(&self.running), self.halt.clone());
         tokio::task::spawn_local(async move {
-            super::stop::until_nobody_is_held(&pools).await;
+            super::stop::until_nobody_is_held(&running).await;
             halt.cancel();
         });
     }

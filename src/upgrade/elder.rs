@@ -8,13 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::message::Remaining;
-use crate::admin::{self, Running};
+use crate::admin::{self, Configured, Running};
 use crate::conn::Permit;
+use crate::conn::gate::{Gate, Slot};
 use crate::listener::Listener;
-use crate::listener::admit::Gate;
 use crate::metrics::Ended;
 use crate::pool::Pool;
 
@@ -24,17 +22,19 @@ pub struct Elder {
     pid: u32,
     since: SystemTime,
     running: Arc<Running>,
+    /// What this process began with. The old one knows listeners and pools by the names that
+    /// they have there, whatever a reload makes of them here.
+    began: Arc<Configured>,
     remaining: Remaining,
     process: Places,
     listeners: BTreeMap<Arc<str>, Places>,
 }
 
-/// Places that are taken in a gate for the sake of the old process. There may be fewer than it
-/// has connections, where a limit is lower than it was.
+/// Places that are taken in a gate for the sake of the old process, beyond a limit that is lower
+/// than it was.
 #[derive(Debug, Default)]
 struct Places {
-    count: u64,
-    permit: Option<OwnedSemaphorePermit>,
+    slots: Vec<Slot>,
 }
 
 impl Elder {
@@ -44,27 +44,32 @@ impl Elder {
             pid,
             since,
             running: Arc::clone(running),
+            began: running.configured(),
             remaining: Remaining::default(),
             process: Places::default(),
             listeners: BTreeMap::new(),
         }
     }
 
+    /// What this process began with, which is what the old one speaks of.
+    pub fn began(&self) -> &Arc<Configured> {
+        &self.began
+    }
+
     /// It has these connections now.
     pub fn has(&mut self, remaining: Remaining) {
-        let running = Arc::clone(&self.running);
         let total = remaining
             .listeners
             .values()
             .fold(0, |a: u64, b| a.saturating_add(*b));
-        self.process.resize(total, &running.admission.gate);
-        for listener in &running.listeners {
+        self.process.resize(total, &self.running.admission.gate);
+        for listener in self.began.every_listener() {
             let name = &listener.origin.name;
             let count = remaining.listeners.get(name).copied().unwrap_or(0);
             let places = self.listeners.entry(Arc::clone(name)).or_default();
             places.resize(count, &listener.gate);
         }
-        for pool in &running.pools {
+        for pool in self.began.every_pool() {
             set_elsewhere(pool, &remaining);
         }
         self.remaining = remaining;
@@ -74,8 +79,9 @@ impl Elder {
     /// One of its connections of `listener` is here now, in a place of its own.
     pub fn gives(&mut self, listener: &Listener, pool: &str) -> Permit {
         let name = &listener.origin.name;
-        let own = self.listeners.get_mut(name).and_then(Places::take);
-        let process = self.process.take();
+        let own = self.listeners.entry(Arc::clone(name)).or_default();
+        let own = own.take(&listener.gate);
+        let process = self.process.take(&self.running.admission.gate);
         let counts = [
             self.remaining.listeners.get_mut(name),
             self.remaining.pools.get_mut(pool),
@@ -89,21 +95,23 @@ impl Elder {
     /// Shows what is left of it in the statistics.
     pub fn show(&self) {
         let active = self.remaining.listeners.values().sum();
-        self.running.set_elder((active > 0).then_some(admin::Elder {
-            pid: self.pid,
-            since: self.since,
-            active,
-        }));
+        self.running
+            .upgrading
+            .set_elder((active > 0).then_some(admin::Elder {
+                pid: self.pid,
+                since: self.since,
+                active,
+            }));
     }
 
     /// It is gone. What it had then has ended, and nobody knows how.
     pub fn is_gone(mut self) {
-        for listener in &self.running.listeners {
+        for listener in self.began.every_listener() {
             if let Some(lost) = self.remaining.listeners.get(&listener.origin.name) {
                 listener.origin.counters.here().ended[Ended::Killed as usize].add(*lost);
             }
         }
-        for pool in &self.running.pools {
+        for pool in self.began.every_pool() {
             if let Some(lost) = self.remaining.pools.get(&pool.name) {
                 pool.counters.here().ended[Ended::Killed as usize].add(*lost);
             }
@@ -121,27 +129,13 @@ fn set_elsewhere(pool: &Arc<Pool>, remaining: &Remaining) {
 }
 
 impl Places {
-    fn resize(&mut self, count: u64, gate: &Gate) {
-        let fewer = usize::try_from(self.count.saturating_sub(count)).unwrap_or(usize::MAX);
-        let more = usize::try_from(count.saturating_sub(self.count)).unwrap_or(usize::MAX);
-        self.count = count;
-        if let Some(permit) = &mut self.permit {
-            // Those that are missing belong to the connections that go first.
-            let kept = usize::try_from(count).unwrap_or(usize::MAX);
-            let back = fewer.min(permit.num_permits().saturating_sub(kept));
-            drop(permit.split(back));
-        }
-        if let Some(new) = (more > 0).then(|| gate.take_up_to(more)).flatten() {
-            match &mut self.permit {
-                Some(permit) => permit.merge(new),
-                None => self.permit = Some(new),
-            }
-        }
+    fn resize(&mut self, count: u64, gate: &Arc<Gate>) {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.slots.resize_with(count, || gate.enter_anyway());
     }
 
-    fn take(&mut self) -> Option<OwnedSemaphorePermit> {
-        self.count = self.count.saturating_sub(1);
-        self.permit.as_mut()?.split(1)
+    fn take(&mut self, gate: &Arc<Gate>) -> Slot {
+        self.slots.pop().unwrap_or_else(|| gate.enter_anyway())
     }
 }
 
@@ -149,32 +143,48 @@ impl Places {
 mod tests {
     use super::*;
 
+    /// How many get in now, all of whom leave again.
+    fn room(gate: &Arc<Gate>) -> usize {
+        let most = gate.limit();
+        (0..most)
+            .map_while(|_| gate.try_enter())
+            .collect::<Vec<_>>()
+            .len()
+    }
+
     #[test]
     fn places_are_taken_moved_and_given_back() {
         let gate = Gate::new(10);
         let mut places = Places::default();
         places.resize(6, &gate);
-        assert_eq!(gate.take_up_to(99).map(|p| p.num_permits()), Some(4));
-        let moved = places.take().expect("a place");
-        assert_eq!(places.count, 5);
+        assert_eq!(room(&gate), 4);
+        let moved = places.take(&gate);
+        assert_eq!(room(&gate), 4);
         places.resize(2, &gate);
-        assert_eq!(gate.take_up_to(99).map(|p| p.num_permits()), Some(7));
+        assert_eq!(room(&gate), 7);
         drop(moved);
         places.resize(0, &gate);
-        assert_eq!(gate.take_up_to(99).map(|p| p.num_permits()), Some(10));
+        assert_eq!(room(&gate), 10);
     }
 
     #[test]
-    fn a_lower_limit_takes_what_there_is_and_nobody_goes_without_a_count() {
+    fn a_lower_limit_counts_everybody_and_lets_nobody_in_until_fewer_are_left() {
         let gate = Gate::new(2);
         let mut places = Places::default();
         places.resize(5, &gate);
-        assert!(gate.try_enter().is_none());
-        let moved: Vec<_> = (0..5).map(|_| places.take()).collect();
-        assert_eq!(moved.iter().flatten().count(), 2);
-        assert_eq!(places.count, 0);
-        let mut none = Places::default();
-        none.resize(3, &Gate::new(0));
-        assert!(none.take().is_none());
+        let mut moved: Vec<_> = (0..5).map(|_| places.take(&gate)).collect();
+        moved.truncate(2);
+        assert_eq!(room(&gate), 0);
+        moved.pop();
+        assert_eq!(room(&gate), 1);
+    }
+
+    #[test]
+    fn a_connection_that_was_not_told_of_has_a_place_all_the_same() {
+        let gate = Gate::new(2);
+        let moved = Places::default().take(&gate);
+        assert_eq!(room(&gate), 1);
+        drop(moved);
+        assert_eq!(room(&gate), 2);
     }
 }

@@ -16,7 +16,7 @@ use super::message::{ConnectionRecord, Message, SocketRecord};
 use super::program::VARIABLE;
 use super::wire::{Frame, Wire, WireError};
 use super::{luggage, totals};
-use crate::admin::Running;
+use crate::admin::{Configured, Running};
 use crate::conn::moving::{Immigrant, Passport, go_on};
 use crate::conn::relay::Still;
 use crate::metrics::Seat;
@@ -156,14 +156,14 @@ impl Heir {
     ) -> Result<Successor, HeirError> {
         let ready = Message::Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            taken: listening(running),
+            taken: listening(&running.configured()),
         };
         self.wire.send(&ready, &[], &[], SEND)?;
         let mut elder = Elder::new(running, self.pid, self.since);
         loop {
             match next(&mut self.wire)?.message {
-                Message::Totals { totals } => totals::add(running, &totals),
-                Message::States { pools } => remember(running, pools),
+                Message::Totals { totals } => totals::add(running, elder.began(), &totals),
+                Message::States { pools } => remember(elder.began(), pools),
                 Message::Go { next_id, remaining } => {
                     elder.has(remaining);
                     for core in &running.cores {
@@ -211,15 +211,16 @@ fn take_standard_input() -> io::Result<OwnedFd> {
 }
 
 /// Where this process listens.
-fn listening(running: &Running) -> Vec<Address> {
-    let own = running.listeners.iter().flat_map(|l| l.addresses.clone());
-    own.chain(running.admin_address.clone()).collect()
+fn listening(configured: &Configured) -> Vec<Address> {
+    let doors = configured.doors();
+    let own = doors.iter().map(|door| door.address().clone());
+    own.chain(configured.admin_address.clone()).collect()
 }
 
-fn remember(running: &Running, pools: Vec<crate::pool::handover::PoolState>) {
-    let file = &running.config.config;
+fn remember(began: &Configured, pools: Vec<crate::pool::handover::PoolState>) {
+    let file = &began.file.config;
     for memory in pools {
-        let Some(pool) = running.pool(&memory.name) else {
+        let Some(pool) = began.pool(&memory.name) else {
             continue;
         };
         for (change, why) in pool.remember(memory, file) {
@@ -235,7 +236,8 @@ fn remember(running: &Running, pools: Vec<crate::pool::handover::PoolState>) {
 }
 
 fn overrides(running: &Running) -> Vec<OverrideRecord> {
-    let pools = running.pools.iter();
+    let configured = running.configured();
+    let pools = configured.pools.iter();
     pools.flat_map(|pool| records(&pool.overrides())).collect()
 }
 
@@ -280,7 +282,7 @@ impl Successor {
             Message::Connections { connections } => {
                 self.immigrate(connections, frame.bytes, frame.fds)?;
             }
-            Message::Totals { totals } => totals::add(&self.running, &totals),
+            Message::Totals { totals } => totals::add(&self.running, self.elder.began(), &totals),
             Message::Remaining(remaining) => self.elder.has(remaining),
             Message::Farewell => return Ok(true),
             other => return Err(WireError::Broken(out_of_turn(&other).to_string())),
@@ -328,18 +330,21 @@ impl Successor {
 
     /// The connection with its places here; `None`: there is no such listener or backend.
     fn admit(&mut self, passport: Passport, still: Still) -> Option<(usize, Box<Immigrant>)> {
-        let running = &self.running;
-        let mut listeners = running.listeners.iter();
+        let began = Arc::clone(self.elder.began());
+        let mut listeners = began.every_listener();
         let listener = listeners.find(|l| l.origin.name == passport.listener)?;
-        let pool = running.pool(&passport.pool)?;
+        let pool = began.pool(&passport.pool)?;
         let backend = pool.backend(&passport.backend)?;
         if backend.address != passport.backend_address {
             return None;
         }
-        let process = &running.process;
+        // A reload may have renamed it meanwhile.
+        let configured = self.running.configured();
+        let now = configured.listener_that_counts(&listener.origin.counters);
+        let process = &self.running.process;
         let core = process.least_loaded();
         let immigrant = Immigrant {
-            origin: Arc::clone(&listener.origin),
+            origin: Arc::clone(&now.unwrap_or(listener).origin),
             lease: Lease::adopt(Arc::clone(pool), backend, passport.pick),
             permit: self.elder.gives(listener, &passport.pool),
             seat: Seat::take(process, core),

@@ -20,8 +20,9 @@ use super::message::{Message, Remaining, SocketRecord};
 use super::program::Program;
 use super::totals::Told;
 use super::wire::{Frame, MOST_FDS, Wire, WireError};
-use crate::admin::{NotUpgraded, Running, Upgraded};
+use crate::admin::{Configured, NotUpgraded, Running, Upgraded};
 use crate::conn::moving::{Parcel, Verdict};
+use crate::listener::Listening;
 use crate::metrics::Ended;
 use crate::net::{Address, Keeper, Socket};
 use crate::pool::{Backend, Pool};
@@ -138,7 +139,7 @@ pub fn hand_over<S: Steps>(
 /// and a third process would lose them.
 fn until_no_elder(running: &Running, given_up: &AtomicBool) -> Result<(), NotUpgraded> {
     let deadline = Instant::now() + ELDER;
-    while let Some(elder) = running.elder() {
+    while let Some(elder) = running.upgrading.elder() {
         if given_up.load(Ordering::Relaxed) {
             return Err(told_to_stop());
         }
@@ -267,7 +268,7 @@ impl<S: Steps> Leaving<S> {
     fn tell_go(&mut self) -> Result<(), WireError> {
         self.seal();
         self.tell_totals()?;
-        for pool in &self.running.pools {
+        for pool in self.running.configured().every_pool() {
             let pools = vec![pool.memory()];
             self.wire.send(&Message::States { pools }, &[], &[], SEND)?;
         }
@@ -325,13 +326,13 @@ impl<S: Steps> Leaving<S> {
         }
     }
 
-    fn backends(&self) -> Vec<(&Arc<Pool>, Arc<Backend>)> {
+    fn backends(&self) -> Vec<(Arc<Pool>, Arc<Backend>)> {
         let mut all = Vec::new();
-        for pool in &self.running.pools {
+        for pool in self.running.configured().every_pool() {
             all.extend(
                 pool.all_backends()
                     .into_iter()
-                    .map(|backend| (pool, backend)),
+                    .map(|backend| (Arc::clone(pool), backend)),
             );
         }
         all
@@ -343,13 +344,13 @@ impl<S: Steps> Leaving<S> {
         let without = |of: &BTreeMap<Arc<str>, u64>, name: &Arc<str>, active: u64| {
             active.saturating_sub(of.get(name).copied().unwrap_or(0))
         };
-        for listener in &self.running.listeners {
+        for listener in self.running.configured().every_listener() {
             let name = &listener.origin.name;
             let active = listener.origin.counters.active();
             let active = without(&self.moved.listeners, name, active);
             remaining.listeners.insert(Arc::clone(name), active);
         }
-        for pool in &self.running.pools {
+        for pool in self.running.configured().every_pool() {
             let active = without(&self.moved.pools, &pool.name, pool.active());
             remaining.pools.insert(Arc::clone(&pool.name), active);
         }
@@ -371,7 +372,8 @@ impl<S: Steps> Leaving<S> {
         let soon = Instant::now() + MOMENT;
         loop {
             while self.move_some()? > 0 {}
-            let held = self.running.pools.iter().any(|pool| pool.held() > 0);
+            let configured = self.running.configured();
+            let held = configured.every_pool().any(|pool| pool.held() > 0);
             if held || self.connections() == 0 || Instant::now() >= soon {
                 break;
             }
@@ -410,7 +412,7 @@ impl<S: Steps> Leaving<S> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match parcels.recv_timeout(left) {
-                Ok(parcel) => waiting.push_back(parcel),
+                Ok(parcel) => waiting.extend(self.addressed(parcel)),
                 Err(RecvTimeoutError::Disconnected) => break,
                 // A core that is stuck has a connection that will be moved when it is not.
                 Err(RecvTimeoutError::Timeout) => break,
@@ -423,6 +425,23 @@ impl<S: Steps> Leaving<S> {
         Ok(stood_still)
     }
 
+    /// The connection under the name that its listener has now; `None`: that left the file and
+    /// its name is another's, so the connection stays.
+    fn addressed(&self, mut parcel: Parcel) -> Option<Parcel> {
+        let configured = self.running.configured();
+        let listener = configured.listener_that_counts(&parcel.counters);
+        match listener {
+            Some(listener) => {
+                parcel.passport.listener = Arc::clone(&listener.origin.name);
+                Some(parcel)
+            }
+            None => {
+                give(parcel, Verdict::Unwanted);
+                None
+            }
+        }
+    }
+
     /// Pools whose slots are waited for by clients that are held here, and cannot move. A slot
     /// goes with the connection that has it: if these went, they would wait in vain.
     fn waited_for(&self) -> BTreeSet<Arc<str>> {
@@ -430,7 +449,8 @@ impl<S: Steps> Leaving<S> {
             let backends = pool.all_backends();
             pool.unsettled() > 0 && backends.iter().any(|backend| backend.limit() > 0)
         };
-        let pools = self.running.pools.iter().filter(limited);
+        let configured = self.running.configured();
+        let pools = configured.every_pool().filter(limited);
         pools.map(|pool| Arc::clone(&pool.name)).collect()
     }
 
@@ -508,7 +528,10 @@ impl<S: Steps> Leaving<S> {
         let pool = Arc::clone(&passport.pool);
         *self.moved.pools.entry(pool).or_default() += 1;
         // Its slot goes with it: nobody here may have it when it is given back.
-        let pool = self.running.pool(&passport.pool);
+        let configured = self.running.configured();
+        let pool = configured
+            .every_pool()
+            .find(|pool| pool.name == passport.pool);
         if let Some(backend) = pool.and_then(|pool| pool.backend(&passport.backend)) {
             backend.lower_ceiling();
         }
@@ -520,12 +543,12 @@ impl<S: Steps> Leaving<S> {
         for (_, backend) in self.backends() {
             backend.set_ceiling(u32::MAX);
         }
-        for listener in &self.running.listeners {
+        for listener in self.running.configured().every_listener() {
             if let Some(lost) = self.moved.listeners.get(&listener.origin.name) {
                 listener.origin.counters.here().ended[Ended::Internal as usize].add(*lost);
             }
         }
-        for pool in &self.running.pools {
+        for pool in self.running.configured().every_pool() {
             if let Some(lost) = self.moved.pools.get(&pool.name) {
                 pool.counters.here().ended[Ended::Internal as usize].add(*lost);
             }
@@ -540,7 +563,7 @@ impl<S: Steps> Leaving<S> {
     }
 
     fn follow(&self, overrides: &[crate::pool::handover::OverrideRecord]) {
-        for pool in &self.running.pools {
+        for pool in self.running.configured().every_pool() {
             pool.follow(overrides);
         }
     }
@@ -623,17 +646,21 @@ fn unexpected(message: &Message) -> NotUpgraded {
 }
 
 /// What listens, as the new process is told of it.
-pub fn sockets(running: &Running, admin: Option<&Arc<Socket>>) -> Vec<(SocketRecord, Arc<Socket>)> {
+pub fn sockets(
+    configured: &Configured,
+    admin: Option<Arc<Socket>>,
+) -> Vec<(SocketRecord, Arc<Socket>)> {
     let mut all = Vec::new();
-    for listener in &running.listeners {
-        let configured = listener.settings.bind.iter();
-        for (configured, socket) in configured.zip(listener.sockets()) {
-            let name = Some(Arc::clone(&listener.settings.name));
-            all.push((record(name, configured, &socket), socket));
+    for Listening { listener, doors } in &configured.listeners {
+        for door in doors {
+            if let Some(socket) = door.socket() {
+                let name = Some(Arc::clone(&listener.settings.name));
+                all.push((record(name, door.configured(), &socket), socket));
+            }
         }
     }
-    if let (Some(configured), Some(socket)) = (&running.config.config.admin.bind, admin) {
-        all.push((record(None, configured, socket), Arc::clone(socket)));
+    if let (Some(configured), Some(socket)) = (&configured.file.config.admin.bind, admin) {
+        all.push((record(None, configured, &socket), socket));
     }
     all
 }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::conn::relay::Pose;
+use crate::metrics::PerCore;
 
 /// Both ends of a TCP connection.
 fn connection() -> (TcpStream, TcpStream) {
@@ -72,6 +73,7 @@ fn parcel(id: u64, up: InHand, down: InHand) -> (Parcel, [TcpStream; 2]) {
     };
     let parcel = Parcel {
         passport: passport(id),
+        counters: Arc::new(PerCore::new(1)),
         still: Arc::new(still),
         verdict: oneshot::channel().0,
     };

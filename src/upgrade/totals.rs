@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::message::{Of, Total};
-use crate::admin::Running;
+use crate::admin::{Configured, Running};
 use crate::metrics::ledger::{Counts, HistogramTotals, since};
 use crate::metrics::{Histogram, PerCore};
 use crate::pool::{Backend, Pool};
@@ -46,7 +46,8 @@ impl Told {
         let now = Instant::now();
         let mut news = Vec::new();
         news.extend(self.of(Of::Process, process(running), &[], now));
-        for listener in &running.listeners {
+        let configured = running.configured();
+        for listener in configured.every_listener() {
             let mut counts = listener.origin.counters.counts();
             for (name, count) in listener.errors.counts() {
                 counts.insert(format!("{ACCEPT}{name}"), count);
@@ -54,7 +55,7 @@ impl Told {
             let of = Of::Listener(Arc::clone(&listener.origin.name));
             news.extend(self.of(of, counts, &[], now));
         }
-        for pool in &running.pools {
+        for pool in configured.every_pool() {
             let of = Of::Pool(Arc::clone(&pool.name));
             news.extend(self.of(of, pool.counters.counts(), &of_pool(pool), now));
             for backend in pool.all_backends() {
@@ -95,16 +96,19 @@ impl Told {
     }
 }
 
-/// Adds what the other process has counted.
-pub fn add(running: &Running, totals: &[Total]) {
-    totals.iter().for_each(|total| add_one(running, total));
+/// Adds what the other process has counted, to what this one `began` with: that is what the other
+/// one knows by name.
+pub fn add(running: &Running, began: &Configured, totals: &[Total]) {
+    totals
+        .iter()
+        .for_each(|total| add_one(running, began, total));
 }
 
-fn add_one(running: &Running, total: &Total) {
+fn add_one(running: &Running, began: &Configured, total: &Total) {
     match &total.of {
         Of::Process => running.process.spliced.add_counts(&total.counts),
         Of::Listener(name) => {
-            let mut all = running.listeners.iter();
+            let mut all = began.every_listener();
             let Some(listener) = all.find(|listener| listener.origin.name == *name) else {
                 return;
             };
@@ -116,12 +120,12 @@ fn add_one(running: &Running, total: &Total) {
             }
         }
         Of::Pool(name) => {
-            if let Some(pool) = running.pool(name) {
+            if let Some(pool) = began.pool(name) {
                 add_both(&pool.counters, &of_pool(pool), total);
             }
         }
         Of::Backend(pool, name) => {
-            let Some(pool) = running.pool(pool) else {
+            let Some(pool) = began.pool(pool) else {
                 return;
             };
             match pool.backend(name) {

@@ -299,6 +299,8 @@ pub struct Isobar {
     bytes_unchecked: bool,
     /// It was told to remove a backend.
     removed: AtomicBool,
+    /// It was told to remove a listener or a pool.
+    departed: AtomicBool,
     panics_expected: u64,
     dir: TempDir,
 }
@@ -337,6 +339,7 @@ impl Isobar {
             exited: None,
             bytes_unchecked: false,
             removed: AtomicBool::new(false),
+            departed: AtomicBool::new(false),
             panics_expected: 0,
             dir: launch.dir,
         }
@@ -435,6 +438,16 @@ impl Isobar {
         self.removed.store(true, Ordering::SeqCst);
     }
 
+    /// The case removes a listener or a pool, and with it what was counted there.
+    pub fn expect_departure(&self) {
+        self.departed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it does.
+    pub fn has_departed(&self) -> bool {
+        self.departed.load(Ordering::SeqCst)
+    }
+
     /// Lets the invariants take what is open now for what isobar needs when it is idle: for
     /// cases in which it opens something for good after its start.
     pub fn renew_baseline(&mut self) {
@@ -451,6 +464,64 @@ impl Isobar {
     /// Its directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+}
+
+/// Its file.
+impl Isobar {
+    /// Shows this token from now on.
+    pub fn show_token(&mut self, token: &str) {
+        token.clone_into(&mut self.token);
+    }
+
+    /// Its admin endpoint is there from now on.
+    pub fn move_admin(&mut self, to: Address) {
+        self.admin = Some(to);
+    }
+
+    /// Writes `lb.toml` anew, in place.
+    pub fn rewrite(&self, text: &str) {
+        let text = self.completed(text);
+        std::fs::write(self.dir().join("lb.toml"), text).expect("room for a file");
+    }
+
+    /// What `lb.toml` is when it is written with this text.
+    pub fn completed(&self, text: &str) -> String {
+        let dir = self.dir().to_str().expect("a plain path");
+        completed(text).replace("$DIR", dir)
+    }
+
+    /// Has it read `lb.toml` again, which must succeed; its answer.
+    #[track_caller]
+    pub fn reload(&self) -> Value {
+        let response = self.ask("POST", "/reload", "");
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.json()
+    }
+
+    /// The same with this text in it.
+    #[track_caller]
+    pub fn reload_to(&self, text: &str) -> Value {
+        self.rewrite(text);
+        self.reload()
+    }
+
+    /// Has it read this text, which it must refuse; its answer.
+    #[track_caller]
+    pub fn refuses(&self, text: &str) -> Response {
+        self.rewrite(text);
+        let response = self.ask("POST", "/reload", "");
+        assert_ne!(response.status, 200, "{}", response.body);
+        response
+    }
+
+    /// The addresses of a listener as they are now.
+    #[track_caller]
+    pub fn addresses_now(&self, listener: &str) -> Vec<Address> {
+        let found = self.stat(&format!("/listeners/{listener}/addresses"));
+        let found = found.as_array().expect("a list").iter();
+        let parse = |address: &Value| address.as_str()?.parse().ok();
+        found.map(|a| parse(a).expect("an address")).collect()
     }
 }
 

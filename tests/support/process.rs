@@ -60,6 +60,20 @@ impl Process {
             .collect()
     }
 
+    /// Its listening TCP sockets: where each listens, and its inode, which is another one if it
+    /// is bound again.
+    pub fn listening(self) -> HashMap<SocketAddr, u64> {
+        let targets = self.targets();
+        let own = |inode| {
+            targets
+                .iter()
+                .any(|t| matches!(t, FDTarget::Socket(i) if *i == inode))
+        };
+        let sockets = tcp_sockets().into_iter();
+        let listening = sockets.filter(|s| s.state == TcpState::Listen && own(s.inode));
+        listening.map(|s| (s.local_address, s.inode)).collect()
+    }
+
     /// Processor time of all its threads so far, user and kernel.
     pub fn cpu_time(self) -> Duration {
         let tasks = procfs::process::Process::new(self.id()).and_then(|process| process.tasks());

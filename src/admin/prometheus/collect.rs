@@ -6,23 +6,19 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Families, Samples};
-use crate::admin::Running;
 use crate::admin::process::Usage;
+use crate::admin::{Configured, Running};
 use crate::listener::Listener;
 use crate::log;
 use crate::metrics::families::{self, Family};
 use crate::metrics::{ConnectFailure, Counter, Failure};
 use crate::pool::{Backend, BackendCounters, BackendView, Pool, State};
 
-/// Whether a configuration was applied: the one of the start was, or nothing would run.
-const APPLIED: usize = 1;
-/// The configuration of the start is the first.
-const GENERATION: usize = 1;
-
 /// What a scrape shows that must be read once for all families.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     running: Arc<Running>,
+    configured: Arc<Configured>,
     pools: Vec<(Arc<Pool>, Vec<BackendView>)>,
     usage: Usage,
 }
@@ -30,13 +26,15 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Of this moment.
     pub(super) fn of(running: &Arc<Running>) -> Self {
-        let pools = running.pools.iter();
+        let configured = running.configured();
+        let pools = configured.every_pool();
         Self {
             pools: pools
                 .map(|pool| (Arc::clone(pool), pool.overview().backends))
                 .collect(),
             usage: Usage::now(&running.process),
             running: Arc::clone(running),
+            configured: Arc::clone(&configured),
         }
     }
 
@@ -221,14 +219,15 @@ impl Snapshot {
 
     fn config(&self, out: &mut Families<'_>) -> fmt::Result {
         out.family(&families::CONFIG_LAST_RELOAD_SUCCESSFUL, |samples| {
-            samples.gauge(&[], APPLIED)
+            let refused = self.running.last_reload().error.is_some();
+            samples.gauge(&[], usize::from(!refused))
         })?;
         out.family(
             &families::CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS,
-            |samples| samples.gauge(&[], unix(self.running.loaded_at)),
+            |samples| samples.gauge(&[], unix(self.running.last_reload().succeeded_at)),
         )?;
         out.family(&families::CONFIG_GENERATION, |samples| {
-            samples.gauge(&[], GENERATION)
+            samples.gauge(&[], self.configured.generation)
         })
     }
 
@@ -265,7 +264,7 @@ impl Snapshot {
         write: impl Fn(&mut Samples<'_>, &str, &Listener) -> fmt::Result,
     ) -> fmt::Result {
         out.family(family, |samples| {
-            let mut listeners = self.running.listeners.iter();
+            let mut listeners = self.configured.every_listener();
             listeners.try_for_each(|of| write(samples, &of.origin.name, of))
         })
     }

@@ -105,9 +105,15 @@ fall = 1
 /// The address to try comes first, whoever reads it: a person or a script.
 fn introduction(running: &Running) -> String {
     let names = Identity::all().map(|identity| identity.name).join(", ");
-    let tried = addresses(running).map(|(_, address)| format!("http://{address}/"));
+    let tried = addresses(running)
+        .into_iter()
+        .map(|(_, address)| format!("http://{address}/"));
     let tried: String = tried.take(1).collect();
-    let admin = running.admin_address.as_ref().map(ToString::to_string);
+    let admin = running
+        .configured()
+        .admin_address
+        .as_ref()
+        .map(ToString::to_string);
     let admin = admin.unwrap_or_default();
     format!(
         "isobar balances over three backends in this process: {names}.

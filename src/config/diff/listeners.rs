@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Both, Change, ListenerDiff, edit};
 use crate::config::fields::{self, Effect};
-use crate::config::{Config, Listener};
+use crate::config::{Config, Listener, Loaded};
 use crate::net::Address;
 
 impl Both<'_> {
@@ -55,6 +55,36 @@ impl Both<'_> {
             taken,
         })
     }
+}
+
+impl Loaded {
+    /// This file as it takes effect beside `running`: keys that take effect with the next start
+    /// alone keep what they have there, so that they differ again the next time.
+    #[must_use]
+    pub fn in_force(mut self, running: &Config) -> Self {
+        self.config.runtime.threads = running.runtime.threads;
+        self.config.runtime.user.clone_from(&running.runtime.user);
+        let pairs = same_listeners(running, &self.config);
+        let new = pairs.into_iter().filter_map(|(old, new)| {
+            let new = new?;
+            let kept = old.filter(|_| keeps_a_socket(old, Some(new)));
+            Some(match kept.filter(|old| old.ipv6_only != new.ipv6_only) {
+                None => Arc::clone(new),
+                Some(old) => Arc::new(Listener {
+                    ipv6_only: old.ipv6_only,
+                    ..Listener::clone(new)
+                }),
+            })
+        });
+        self.config.listeners = new.collect();
+        self
+    }
+}
+
+/// Which listener of `new` is which of `old`: in the order of the new ones, then those that are
+/// gone.
+pub fn same_listeners<'a>(old: &'a Config, new: &'a Config) -> Vec<Pair<'a>> {
+    pairs(&old.listeners, &new.listeners, &owners(old))
 }
 
 fn at_once(field: &Change) -> Effect {
@@ -104,7 +134,8 @@ fn new_addresses(
     (opened, taken)
 }
 
-type Pair<'a> = (Option<&'a Arc<Listener>>, Option<&'a Arc<Listener>>);
+/// A listener before and after.
+pub type Pair<'a> = (Option<&'a Arc<Listener>>, Option<&'a Arc<Listener>>);
 
 /// Old and new listeners that are one, in the order of the new ones; then those that are gone.
 fn pairs<'a>(

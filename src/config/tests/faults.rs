@@ -151,10 +151,6 @@ fn each_fault_is_told_at_its_place() {
             "7:11: `threads` must be a whole number from 0 to 1024, not 2000",
         ),
         (
-            "[runtime]\nwatch = false",
-            "7:1: `watch` is not available in this version of isobar yet",
-        ),
-        (
             "[log]\naccess_sample = 1.5",
             "7:17: `access_sample` must be a number from 0.0 to 1.0, not 1.5",
         ),

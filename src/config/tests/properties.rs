@@ -52,18 +52,28 @@ fn runtime() -> impl Strategy<Value = Runtime> {
         timeout(),
         timeout(),
         timeout(),
+        (any::<bool>(), 0..=10_000u32),
         "[a-z0-9]{0,8}",
     )
         .prop_map(
-            |(threads, max_connections, stop_delay, drain_timeout, upgrade_timeout, user)| {
-                Runtime {
-                    threads,
-                    max_connections,
-                    stop_delay,
-                    drain_timeout,
-                    upgrade_timeout,
-                    user,
-                }
+            |(
+                threads,
+                max_connections,
+                stop_delay,
+                drain_timeout,
+                upgrade_timeout,
+                (watch, percent),
+                user,
+            )| Runtime {
+                threads,
+                max_connections,
+                stop_delay,
+                drain_timeout,
+                upgrade_timeout,
+                watch,
+                // As the file has it: at most two digits behind the point.
+                watch_max_removed: f64::from(percent) / 100.0 / 100.0,
+                user,
             },
         )
 }

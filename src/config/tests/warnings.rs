@@ -3,6 +3,21 @@
 use super::*;
 
 #[test]
+fn a_limit_of_the_watch_has_no_effect_without_one() {
+    let warned = |watch: &str| {
+        let text = format!("[runtime]\nwatch_max_removed = \"10%\"\n{watch}");
+        let loaded = parse(&text, "f", &|_| None).expect("a configuration");
+        let all = loaded.warnings.into_iter().map(|w| w.message);
+        all.filter(|message| message.contains("watch"))
+            .collect::<Vec<_>>()
+    };
+    let expected = ["`watch_max_removed` has no effect without watch = true"];
+    assert_eq!(warned(""), expected);
+    assert_eq!(warned("watch = false"), expected);
+    assert!(warned("watch = true").is_empty());
+}
+
+#[test]
 fn what_has_no_effect_is_a_warning_at_its_place() {
     for (lines, expected) in [
         (

@@ -46,6 +46,12 @@ fn state(pool: &Arc<Pool>, name: &str) -> Option<State> {
     found.map(|view| view.state)
 }
 
+/// `other` takes what `pool` cannot take.
+fn fall_back(pool: &Arc<Pool>, other: &Arc<Pool>) {
+    pool.change(|control| control.fallback = Some(Arc::downgrade(other)));
+    other.change(|control| control.dependents.push(Arc::downgrade(pool)));
+}
+
 fn attempt() -> Attempt {
     Attempt::new(Client::Unix(7))
 }
@@ -290,7 +296,7 @@ fn a_removed_backend_s_connections_have_the_time_of_the_pool() {
 #[test]
 fn a_paused_pool_gives_out_nothing_and_does_not_fall_back() {
     let (pool, other) = (pool(""), pool(""));
-    pool.set_fallback(&other);
+    fall_back(&pool, &other);
     pool.pause(Some(Duration::from_secs(60)), &stamp())
         .expect("it holds");
     assert!(pool.acquire(&attempt()).is_none());
@@ -313,7 +319,7 @@ fn a_paused_pool_gives_out_nothing_and_does_not_fall_back() {
 fn clients_of_another_pool_do_not_come_in_by_the_back_door() {
     let other = Pool::new(config("", ""), 1);
     let pool = pool("");
-    other.set_fallback(&pool);
+    fall_back(&other, &pool);
     pool.pause(None, &stamp()).expect("it holds");
     let held = other.hold(&attempt(), None).expect("room");
     assert_eq!(other.held(), 1);

@@ -1,0 +1,58 @@
+//! What is done for each pool while it is there: its checks, the clients that it holds, what is
+//! due at a certain time.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::tend;
+use crate::check::Checks;
+use crate::conn::CoreHandle;
+use crate::pool::Pool;
+
+/// The tasks of one pool. Dropping it ends them.
+pub(super) struct Care {
+    pub(super) pool: Arc<Pool>,
+    checks: CancellationToken,
+    rest: CancellationToken,
+}
+
+impl Care {
+    /// Begins them. Checks end with `halt` at the latest. Needs a `LocalSet`.
+    pub(super) fn begin(checks: Checks, cores: &[CoreHandle], halt: &CancellationToken) -> Self {
+        let pool = Arc::clone(checks.pool());
+        let (rest, stop) = (CancellationToken::new(), halt.child_token());
+        checks.spawn(&stop);
+        let tasks = {
+            let (held, due) = (Arc::clone(&pool), Arc::clone(&pool));
+            let (rest, cores) = (rest.clone(), cores.to_vec());
+            async move {
+                tokio::select! {
+                    () = rest.cancelled() => {}
+                    () = held.tend() => {}
+                    () = tend::keep_time(due, cores) => {}
+                }
+            }
+        };
+        tokio::task::spawn_local(tasks);
+        Self {
+            pool,
+            checks: stop,
+            rest,
+        }
+    }
+
+    /// Ends the checks that run, and begins these: what was found before stays.
+    pub(super) fn check_anew(&mut self, checks: Checks, halt: &CancellationToken) {
+        self.checks.cancel();
+        self.checks = halt.child_token();
+        checks.spawn(&self.checks);
+    }
+}
+
+impl Drop for Care {
+    fn drop(&mut self) {
+        self.checks.cancel();
+        self.rest.cancel();
+    }
+}
