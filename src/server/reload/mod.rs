@@ -152,6 +152,9 @@ impl Reloader {
     }
 
     async fn try_reload(&mut self, limits: Limits, by: &str) -> Result<Done, Refused> {
+        // At once, so that the service manager hears of the end before another process is the
+        // service.
+        self.refuse_when_upgrading()?;
         let read = self.read(None).await?;
         self.take(read, limits, by).await
     }
