@@ -340,7 +340,8 @@ fn every_strategy_picks_among_a_thousand_backends() {
 fn a_thousand_backends_are_all_checked_and_told_of() {
     let (mut echoes, mut crowd) = (Echoes::start(BACKENDS), Crowd::start());
     let text = checked("balance = \"round-robin\"", &echoes.entries());
-    let text = text.replace("\"500ms\"", "\"4s\"");
+    // A thousand checks in this time are no busy process, not even in a build for debugging.
+    let text = text.replace("\"500ms\"", "\"12s\"");
     let isobar = Isobar::start(&format!("[runtime]\nthreads = 2\n{text}"));
     wait_until("every backend was checked", || {
         isobar.metric("isobar_pool_backends_usable", &[]) == BACKENDS as f64
