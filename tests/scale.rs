@@ -207,8 +207,8 @@ fn assert_listed(isobar: &Isobar, n: usize) {
     let ids = |lines: &[Value]| -> Vec<_> { lines.iter().map(|line| line["id"].clone()).collect() };
     assert_eq!(few["total"], n);
     assert_eq!(ids(&listed(&few)), ids(&all[..7]));
-    // The second of three in turn.
-    assert_eq!(ask("backend=b1&limit=0")["total"], (n + 1) / 3);
+    let of_one = isobar.stat("/pools/web/backends/b1/connections/active");
+    assert_eq!(ask("backend=b1&limit=0")["total"], of_one);
     assert_eq!(ask("client=192.0.2.0/24")["total"], 0);
 }
 
@@ -340,7 +340,8 @@ fn every_strategy_picks_among_a_thousand_backends() {
 fn a_thousand_backends_are_all_checked_and_told_of() {
     let (mut echoes, mut crowd) = (Echoes::start(BACKENDS), Crowd::start());
     let text = checked("balance = \"round-robin\"", &echoes.entries());
-    let text = text.replace("\"500ms\"", "\"4s\"");
+    // A thousand checks in this time are no busy process, not even in a build for debugging.
+    let text = text.replace("\"500ms\"", "\"12s\"");
     let isobar = Isobar::start(&format!("[runtime]\nthreads = 2\n{text}"));
     wait_until("every backend was checked", || {
         isobar.metric("isobar_pool_backends_usable", &[]) == BACKENDS as f64
