@@ -14,7 +14,7 @@ use support::programs::{
     Connection, Ended, Program, all_connections, balancer, directory_of, ended_on, now,
     own_address, run, server,
 };
-use support::{Isobar, sockets_at, wait_until, web};
+use support::{Isobar, scaled, sockets_at, wait_until, web};
 use tempfile::TempDir;
 
 /// The user that PostgreSQL wants to run as instead of root.
@@ -119,8 +119,10 @@ impl Scene {
         }
     }
 
-    /// pgbench through isobar with so many clients for so many seconds.
+    /// pgbench through isobar with so many clients for so many seconds, more where everything
+    /// may take longer.
     fn bench(&self, clients: usize, seconds: u64, further: &[&str]) -> Bench {
+        let seconds = scaled(Duration::from_secs(seconds)).as_secs().max(1);
         let isobar::net::Address::Ip(address) = self.isobar.address("web") else {
             panic!("it listens on TCP");
         };
@@ -138,15 +140,17 @@ impl Scene {
         [self.a.address(), self.b.address()]
     }
 
-    /// Waits until so many connections have ended on each way since `before`.
+    /// How many connections have ended on each way.
+    fn ended(&self) -> [u64; 2] {
+        ["a", "b"].map(|way| ended_on(&self.isobar, way))
+    }
+
+    /// Waits until so many more have ended on each way than `before`.
     #[track_caller]
-    fn wait_for_both(&self, more: u64) {
-        let before = ["a", "b"].map(|way| ended_on(&self.isobar, way));
+    fn wait_for_both(&self, before: [u64; 2], more: u64) {
         wait_until("both ways were in use", || {
-            let now = ["a", "b"].map(|way| ended_on(&self.isobar, way));
-            now.iter()
-                .zip(before)
-                .all(|(now, before)| *now >= before + more)
+            let mut pairs = self.ended().into_iter().zip(before);
+            pairs.all(|(now, before)| now >= before + more)
         });
     }
 }
@@ -222,7 +226,7 @@ fn no_transaction_fails_on_lasting_connections() {
 fn a_way_that_is_killed_takes_only_its_own_connections_along() {
     let mut scene = Scene::set("max_connections = 6");
     let bench = scene.bench(24, 8, &["-C"]);
-    scene.wait_for_both(100);
+    scene.wait_for_both([0; 2], 100);
     let before = now();
     scene.a.kill();
     let after = now();
@@ -230,9 +234,11 @@ fn a_way_that_is_killed_takes_only_its_own_connections_along() {
     let held = || scene.isobar.count("/pools/web/held_total");
     let so_far = held();
     wait_until("clients were held without it", || held() >= so_far + 20);
+    // Since before it can have had any, however late this goes on: pgbench does not wait.
+    let back = scene.ended();
     scene.a.restart();
     scene.isobar.wait_state("web", "a", "up");
-    scene.wait_for_both(50);
+    scene.wait_for_both(back, 50);
     let ended = bench.finish();
     let all = all_connections(&scene.isobar);
     let open = |one: &&Connection| one.accepted <= after && one.ended_at >= before;

@@ -1,6 +1,7 @@
 //! A process as the kernel sees it, from /proc.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -274,8 +275,20 @@ pub fn auto_finds_bulk() -> bool {
 
 /// Whether anybody listens on this address. Unlike connecting, looking leaves no trace.
 pub fn is_listening(address: SocketAddr) -> bool {
-    let mut sockets = tcp_sockets().into_iter();
-    sockets.any(|own| own.local_address == address && own.state == TcpState::Listen)
+    let mut sockets = TABLES.into_iter().flat_map(listening_sockets_of);
+    sockets.any(|own| own.local_address == address)
+}
+
+/// The kernel lists listening sockets before all others. It makes up a table while it is read:
+/// what is left unread costs nothing, and that may be a hundred thousand lines.
+fn listening_sockets_of(table: &str) -> Vec<TcpNetEntry> {
+    let Ok(file) = std::fs::File::open(table) else {
+        return Vec::new();
+    };
+    let mut lines = BufReader::new(file).lines().map_while(Result::ok);
+    let head = lines.next().unwrap_or_default();
+    let listening = lines.take_while(|line| line.contains(" 0A "));
+    entries(std::iter::once(head).chain(listening))
 }
 
 /// The sockets in `state` whose own address is `local`, those in an accept queue included: these
@@ -288,15 +301,21 @@ pub fn sockets_at(local: SocketAddr, state: &TcpState) -> Vec<TcpNetEntry> {
 
 /// All but those in TIME_WAIT: these belong to no process, and there may be tens of thousands.
 fn tcp_sockets() -> Vec<TcpNetEntry> {
-    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
-    tables.into_iter().flat_map(sockets_of).collect()
+    TABLES.into_iter().flat_map(sockets_of).collect()
 }
+
+const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
 fn sockets_of(table: &str) -> Vec<TcpNetEntry> {
     let text = std::fs::read_to_string(table).unwrap_or_default();
-    // The state is the only number of two digits that has a blank on both sides.
     let living = text.lines().filter(|line| !line.contains(" 06 "));
-    let living: String = living.flat_map(|line| [line, "\n"]).collect();
-    let read = TcpNetEntries::from_buf_read(living.as_bytes(), current_system_info());
+    entries(living.map(str::to_owned))
+}
+
+/// Parses lines, of which the first is the table's head. The state is the only number of two
+/// digits that has a blank on both sides.
+fn entries(lines: impl Iterator<Item = String>) -> Vec<TcpNetEntry> {
+    let text: String = lines.flat_map(|line| [line, "\n".to_owned()]).collect();
+    let read = TcpNetEntries::from_buf_read(text.as_bytes(), current_system_info());
     read.map(|entries| entries.0).unwrap_or_default()
 }
