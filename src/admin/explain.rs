@@ -155,7 +155,7 @@ impl Answer {
         })?;
         let listener = &listening.listener;
         let mut notes = admission(running, &listening);
-        let home = listener.origin.route();
+        let home = listener.origin.route(&query.visitor());
         let explanation = home.as_ref().map(|home| home.explain(query.whom));
         if query.sni.is_some() {
             notes.push("an SNI has no effect: no route and no hash key depends on it".to_owned());

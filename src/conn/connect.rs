@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::core::Phase;
 use super::fault;
 use super::record::Record;
+use super::visitor::Visitor;
 use crate::config;
 use crate::metrics::Ended;
 use crate::net::{Address, DialError, Liveness, Stream, dial};
@@ -27,11 +28,14 @@ pub(super) struct Connected {
     pub(super) stream: Stream,
     pub(super) lease: Lease,
     pub(super) pool: Arc<Pool>,
+    /// What was read of the client already, for the backend to get first.
+    pub(super) early: Vec<u8>,
 }
 
 /// A connection on the way to its backend.
 pub(super) struct Connector<'a> {
     client: &'a Stream,
+    visitor: Visitor,
     record: &'a mut Record,
     timers: &'a Rc<Timers>,
     whom: Client,
@@ -44,10 +48,16 @@ pub(super) struct Connector<'a> {
 }
 
 impl<'a> Connector<'a> {
-    pub(super) fn new(client: &'a Stream, record: &'a mut Record, timers: &'a Rc<Timers>) -> Self {
+    pub(super) fn new(
+        client: &'a Stream,
+        visitor: Visitor,
+        record: &'a mut Record,
+        timers: &'a Rc<Timers>,
+    ) -> Self {
         Self {
             client,
-            whom: Client::at(record.client()),
+            whom: Client::of(&visitor),
+            visitor,
             record,
             timers,
             ticket: None,
@@ -93,7 +103,7 @@ impl<'a> Connector<'a> {
     /// The pool that the listener sends to now, where a reload has taken `home` away since the
     /// connection was routed there: rather than wait for nobody it begins anew.
     fn successor(&self, home: &Arc<Pool>) -> Option<Arc<Pool>> {
-        let now = || self.record.origin().route();
+        let now = || self.record.origin().route(&self.visitor);
         let successor = home.is_retired().then(now).flatten()?;
         (!Arc::ptr_eq(&successor, home)).then_some(successor)
     }
@@ -119,6 +129,7 @@ impl<'a> Connector<'a> {
                         stream,
                         lease,
                         pool,
+                        early: std::mem::take(&mut self.visitor.early),
                     }));
                 }
                 Err((error, lease)) => {
@@ -232,7 +243,12 @@ impl<'a> Connector<'a> {
     async fn wait(&self, held: Held, pool: &Pool, wait: Wait) -> Result<Lease, Ended> {
         let most = pool.settings().hold.timeout;
         let held = pin!(held);
-        let mut granted = pin!(self.unless(held, |cx| self.client.poll_left(cx)));
+        // A FIN after bytes keeps its place.
+        let sent = !self.visitor.early.is_empty();
+        let mut granted = pin!(self.unless(held, |cx| match sent {
+            true => self.client.poll_broken(cx),
+            false => self.client.poll_left(cx),
+        }));
         if most.is_zero() {
             return granted.await;
         }

@@ -8,6 +8,8 @@ pub mod leaving;
 pub mod listing;
 pub mod moving;
 pub mod relay;
+pub mod visitor;
+pub mod way;
 
 mod connect;
 mod fault;
@@ -18,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 
 pub use self::core::{Command, ConnectionView, Core, CoreHandle, Entry, Phase};
 pub use record::Outcome;
@@ -33,6 +35,8 @@ use gate::Slot;
 use moving::offer;
 use record::Record;
 use relay::{Exchange, Finish, Observer};
+use visitor::Visitor;
+use way::Way;
 
 /// What a connection knows of the listener that accepted it.
 #[derive(Debug)]
@@ -43,17 +47,14 @@ pub struct Origin {
     pub counters: Arc<PerCore<ListenerCounters>>,
     /// Paces the lines about connections that are refused.
     pub rejections: Rejections,
-    /// Where connections go that no route takes.
-    pub pool: ArcSwapOption<Pool>,
+    /// Where its connections go.
+    pub way: ArcSwap<Way>,
 }
 
 impl Origin {
-    /// The pool that a connection goes to; `None`: no route takes it.
-    ///
-    /// The one place that says so, for connections and for whoever asks about one: there are no
-    /// routes yet, so that it is the listener's pool.
-    pub fn route(&self) -> Option<Arc<Pool>> {
-        self.pool.load_full()
+    /// The pool that a connection goes to now; `None`: no route takes it.
+    pub fn route(&self, visitor: &Visitor) -> Option<Arc<Pool>> {
+        self.way.load().route(visitor)
     }
 }
 
@@ -162,18 +163,30 @@ fn stages<'a>(
 ) -> impl Future<Output = Outcome> {
     async move {
         slots.taken().await;
-        let Some(pool) = record.origin().route() else {
-            return Outcome::Rejected(Rejected::NoRoute);
-        };
-        let connector = Connector::new(&client, record, core.timers());
-        // Boxed, so that an established connection does not keep the memory of this stage.
-        let connected = match Box::pin(connector.connect(pool)).await {
-            Err(ended) => return Outcome::Ended(ended),
+        // Boxed, so that an established connection does not keep the memory of these stages.
+        let connected = match Box::pin(arrive(core, &client, record)).await {
+            Err(outcome) => return outcome,
             Ok(connected) => connected,
         };
         let exchange = exchange(core, client, record, connected);
         relay_until_end(exchange, core, record).await
     }
+}
+
+/// From the admission to the backend: identify, route, pick, connect.
+///
+/// # Errors
+/// The outcome of a connection that gets none.
+async fn arrive(
+    core: &Rc<Core>,
+    client: &Stream,
+    record: &mut Record,
+) -> Result<Connected, Outcome> {
+    let visitor = Visitor::at(record.client().clone());
+    let route = record.origin().route(&visitor);
+    let pool = route.ok_or(Outcome::Rejected(Rejected::NoRoute))?;
+    let connector = Connector::new(client, visitor, record, core.timers());
+    connector.connect(pool).await.map_err(Outcome::Ended)
 }
 
 fn exchange<'a>(
@@ -186,6 +199,7 @@ fn exchange<'a>(
         stream,
         lease,
         pool,
+        early,
     } = connected;
     let settings = pool.settings();
     let meter = Meter {
@@ -197,7 +211,7 @@ fn exchange<'a>(
     let entry = record.entry_ref();
     entry.set_phase(Phase::Relaying);
     fault::point("relay", record.listener());
-    Exchange::new((client, stream), settings, core, entry, meter)
+    Exchange::new((client, stream), early, settings, core, entry, meter)
 }
 
 /// Relays until the connection has ended or goes on in another process.

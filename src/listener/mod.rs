@@ -15,11 +15,12 @@ mod door;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 
 use crate::config;
 use crate::conn::Origin;
 use crate::conn::gate::Gate;
+use crate::conn::way::Way;
 use crate::log::Rejections;
 use crate::metrics::PerCore;
 use crate::net::Address;
@@ -49,7 +50,10 @@ impl Listener {
                 name: Arc::clone(&settings.name),
                 counters: Arc::new(PerCore::new(cores)),
                 rejections: Rejections::new(Arc::clone(&settings.name), Instant::now()),
-                pool: ArcSwapOption::new(pool),
+                way: ArcSwap::from_pointee(Way {
+                    settings: Arc::clone(&settings),
+                    pool,
+                }),
             }),
             gate: Gate::new(settings.max_connections),
             errors: Arc::default(),
@@ -60,17 +64,19 @@ impl Listener {
     /// The same listener with other settings, another name perhaps: counts go on, connections
     /// that it has count towards its limit.
     #[must_use]
-    pub fn renewed(&self, settings: Arc<config::Listener>, pool: Option<Arc<Pool>>) -> Self {
+    pub fn renewed(&self, way: Way) -> Self {
+        let settings = Arc::clone(&way.settings);
         self.gate.set_limit(settings.max_connections);
         // Who was accepted before and is not routed yet goes where all others go.
-        self.origin.pool.store(pool.clone());
+        let way = Arc::new(way);
+        self.origin.way.store(Arc::clone(&way));
         let origin = match self.origin.name == settings.name {
             true => Arc::clone(&self.origin),
             false => Arc::new(Origin {
                 name: Arc::clone(&settings.name),
                 counters: Arc::clone(&self.origin.counters),
                 rejections: Rejections::new(Arc::clone(&settings.name), Instant::now()),
-                pool: ArcSwapOption::new(pool),
+                way: ArcSwap::new(way),
             }),
         };
         Self {

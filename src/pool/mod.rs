@@ -48,6 +48,7 @@ pub use tracked::{BackendView, CheckResult, Leaving};
 
 use crate::balance::consistent_hash;
 use crate::config::{self, HashKey};
+use crate::conn::visitor::Visitor;
 use crate::log::SharedThrottle;
 use crate::metrics::ledger::{Named, by_word};
 use crate::metrics::{Counter, Ended, Histogram, PerCore};
@@ -176,6 +177,11 @@ impl Client {
             Address::Ip(ip) => Self::Ip(*ip),
             Address::Unix(_) => Self::Unix(rand::random()),
         }
+    }
+
+    /// What may be hashed of this one.
+    pub fn of(visitor: &Visitor) -> Self {
+        Self::at(&visitor.client)
     }
 
     /// The hash of what `key` names.

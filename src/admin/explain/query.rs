@@ -1,9 +1,12 @@
 //! What is asked: the pairs of the query string.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use super::Whom;
 use crate::admin::error::Refusal;
+use crate::conn::visitor::Visitor;
+use crate::net::Address;
 
 /// Who comes through which listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +43,16 @@ impl Query {
             listener: listener.ok_or_else(|| refused("listener is missing".to_owned()))?,
             whom: whom(client.as_deref(), port.as_deref()).map_err(refused)?,
             sni,
+        })
+    }
+}
+
+impl Query {
+    /// The client that is asked about, as one that has come.
+    pub(super) fn visitor(&self) -> Visitor {
+        Visitor::at(match self.whom {
+            Whom::Ip(ip, port) => Address::Ip(SocketAddr::new(ip, port.unwrap_or(0))),
+            Whom::Unix => Address::Unix(PathBuf::new()),
         })
     }
 }

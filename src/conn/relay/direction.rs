@@ -95,8 +95,16 @@ enum SourceEnd {
 
 impl Direction {
     pub(super) fn new(engine: RelayEngine) -> Self {
+        Self::with(Vec::new(), engine)
+    }
+
+    /// A direction of which these bytes are taken already.
+    pub(super) fn with(early: Vec<u8>, engine: RelayEngine) -> Self {
         Self {
-            hand: Hand::Empty,
+            hand: match early.is_empty() {
+                true => Hand::Empty,
+                false => Hand::Bytes(early.into(), 0),
+            },
             source_end: None,
             sink_error: None,
             waiting: Waiting::Source,

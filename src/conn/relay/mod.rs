@@ -131,8 +131,13 @@ struct Half {
 
 impl Half {
     fn new(engine: config::RelayEngine) -> Self {
+        Self::with(Vec::new(), engine)
+    }
+
+    /// One that has these bytes to deliver before it takes any.
+    fn with(early: Vec<u8>, engine: config::RelayEngine) -> Self {
         Self {
-            direction: Direction::new(engine),
+            direction: Direction::with(early, engine),
             done: false,
         }
     }
@@ -144,9 +149,11 @@ impl Half {
 }
 
 impl<'a, O: Observer> Exchange<'a, O> {
-    /// Of a client and the backend that was just connected for it.
+    /// Of a client and the backend that was just connected for it, which gets first what was
+    /// read of the client `early`.
     pub fn new(
         (client, backend): (Stream, Stream),
+        early: Vec<u8>,
         settings: Arc<config::Pool>,
         core: &'a Core,
         entry: &'a Entry,
@@ -163,7 +170,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             core,
             entry,
             observer,
-            up: Half::new(settings.relay),
+            up: Half::with(early, settings.relay),
             down: Half::new(settings.relay),
             first_fin: None,
             clock: Clock::new(core.timers(), keepalive_at),

@@ -15,6 +15,7 @@ use crate::admin::orders::Done;
 use crate::admin::{self, Configured, Leaving};
 use crate::check::Checks;
 use crate::config::{self, Problem};
+use crate::conn::way::Way;
 use crate::listener::{Door, Listener, Listening, options};
 use crate::pool::overrides::{Ended, Override, Stamp};
 use crate::pool::{Pool, Reload, Wiring};
@@ -197,13 +198,13 @@ fn listener(seat: &Seat, new: Option<Arc<Listener>>, pool: Option<Arc<Pool>>) ->
     match (new, &seat.old) {
         (Some(new), _) => new,
         (None, Some(old)) => {
-            let same_pool = match (&*old.origin.pool.load(), &pool) {
-                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-                (one, other) => one.is_none() && other.is_none(),
+            let way = Way {
+                settings: Arc::clone(&seat.settings),
+                pool,
             };
-            match same_pool && old.settings == seat.settings {
+            match old.origin.way.load().is_same(&way) {
                 true => Arc::clone(old),
-                false => Arc::new(old.renewed(Arc::clone(&seat.settings), pool)),
+                false => Arc::new(old.renewed(way)),
             }
         }
         (None, None) => unreachable!("a listener runs, or is new"),
