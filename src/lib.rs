@@ -18,6 +18,7 @@
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
 //! | [`listener`] | accept and admit |
 //! | [`check`] | active health checks |
+//! | [`series`] | the last fifteen minutes of every backend |
 //! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
 //! | [`plan`] | what a reload would change, and which connections it would touch |
 //! | [`admin`] | the HTTP endpoint |
@@ -43,6 +44,7 @@ pub mod plan;
 pub mod pool;
 pub mod rebalance;
 pub mod runtime;
+pub mod series;
 pub mod server;
 mod terminal;
 pub mod upgrade;

@@ -371,17 +371,6 @@ fn a_client_that_stops_before_it_has_asked_is_let_go_at_once() {
 }
 
 #[test]
-fn what_a_later_version_answers_is_told_so() {
-    let isobar = local();
-    for (method, path) in [("GET", "/series"), ("GET", "/events")] {
-        let refused = request(isobar.admin(), method, path, "", "");
-        assert_eq!(refused.status, 404, "{method} {path}");
-        let expected = format!("{method} {path} is not available in this version of isobar yet");
-        assert_eq!(error(&refused), expected);
-    }
-}
-
-#[test]
 fn of_two_tokens_none_counts() {
     let isobar = Isobar::start(&with_admin("bind = \"127.0.0.1:0\"\ntoken = \"s3cret\""));
     for both in [format!("{TOKEN}{WRONG}"), format!("{WRONG}{TOKEN}")] {

@@ -203,6 +203,8 @@ pub(super) struct Activity {
     at: Cell<Instant>,
     /// The request that is being worked on is the last.
     last: Cell<bool>,
+    /// The answer that is being given has no end.
+    endless: Cell<bool>,
 }
 
 impl Activity {
@@ -210,6 +212,16 @@ impl Activity {
     pub(super) fn set_busy(&self, busy: bool) {
         self.busy.set(busy);
         self.at.set(Instant::now());
+    }
+
+    /// The answer that is being given has no end.
+    pub(super) fn set_endless(&self) {
+        self.endless.set(true);
+    }
+
+    /// Whether that is so.
+    pub(super) fn is_endless(&self) -> bool {
+        self.endless.get()
     }
 
     /// Whether the connection is to be closed behind the answer.
@@ -228,6 +240,7 @@ impl Door {
             busy: Cell::new(false),
             at: Cell::new(Instant::now()),
             last: Cell::new(false),
+            endless: Cell::new(false),
         });
         let leave = Leave(Rc::clone(&self.seats), id);
         let serve = http::serve(incoming, router.clone(), Rc::clone(&activity));

@@ -4,6 +4,7 @@
 //! takes no byte of its answer for as long. Bodies are waited for where one is read, for as long:
 //! who sends one that nobody reads is answered at once.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,11 +12,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
-use hyper::Request;
 use hyper::body::Incoming as RequestBody;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -34,6 +35,9 @@ const MAX_HEAD: usize = 32 << 10;
 /// last answer: closing the socket before would reset it, and the answer might be lost.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 4 << 20;
+
+/// The type of an answer that has no end.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// What answers requests.
 pub(super) type Router = TowerToHyperService<axum::Router>;
@@ -67,6 +71,8 @@ async fn talk<S>(stream: S, peer: Peer, router: Router, activity: Rc<Activity>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let (stream, seen) = Shared::new(Impatient::new(stream));
+    let doing = Rc::clone(&activity);
     let answer = service_fn(move |mut request: Request<RequestBody>| {
         request.extensions_mut().insert(peer.clone());
         activity.set_busy(true);
@@ -75,6 +81,9 @@ where
         Box::pin(async move {
             let mut answer = answer.await;
             activity.set_busy(false);
+            if answer.as_ref().is_ok_and(is_endless) {
+                activity.set_endless();
+            }
             if activity.is_last()
                 && let Ok(answer) = &mut answer
             {
@@ -90,11 +99,23 @@ where
         .max_buf_size(MAX_HEAD)
         // A client that has nothing more to ask may still listen: `printf … | nc -N`.
         .half_close(true)
-        .serve_connection(TokioIo::new(Impatient::new(stream)), answer);
+        .serve_connection(TokioIo::new(stream), answer);
     // What went wrong the client was told, if it could be.
-    let _ = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
-    let Impatient { stream, .. } = connection.into_parts().io.into_inner();
-    let _ = timeout(LINGER, linger(stream)).await;
+    let _ = std::future::poll_fn(|cx| match connection.poll_without_shutdown(cx) {
+        Poll::Pending if doing.is_endless() => seen.poll_gone(cx).map(Ok),
+        ended => ended,
+    })
+    .await;
+    drop(connection);
+    if let Some(Impatient { stream, .. }) = seen.into_inner() {
+        let _ = timeout(LINGER, linger(stream)).await;
+    }
+}
+
+/// Whether the answer goes on for as long as there is somebody to listen.
+fn is_endless(answer: &Response<Body>) -> bool {
+    let kind = answer.headers().get(CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes() == EVENT_STREAM)
 }
 
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<()> {
@@ -102,6 +123,77 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<
     let mut rest = stream.take(LINGER_BYTES);
     tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
     Ok(())
+}
+
+/// A stream that somebody else can look at while it is served: whether its client is still
+/// there is not asked by the server while it answers.
+struct Shared<S>(Rc<RefCell<Impatient<S>>>);
+
+impl<S: AsyncRead + Unpin> Shared<S> {
+    /// The two ends.
+    fn new(stream: Impatient<S>) -> (Self, Self) {
+        let stream = Rc::new(RefCell::new(stream));
+        (Self(Rc::clone(&stream)), Self(stream))
+    }
+
+    /// Completes when the client has sent FIN or is gone. What else it sends is passed over:
+    /// nobody will answer it.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut stream = self.0.borrow_mut();
+        loop {
+            let mut bytes = [0; 256];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// The stream, once nobody else has it.
+    fn into_inner(self) -> Option<Impatient<S>> {
+        Rc::into_inner(self.0).map(RefCell::into_inner)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Shared<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Shared<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.borrow().is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+    }
 }
 
 /// A stream whose writes fail once the other side has taken nothing for [`PATIENCE`].

@@ -8,11 +8,11 @@
 //! | `actions`, `kill`, `rebalance`, `body`, `audit` | changes: what they do, what they bring, who made them |
 //! | `reload`, `orders` | another file, what it would change and what it did |
 //! | `stats`, `prometheus`, `connections`, `history`, `page` | the answers |
+//! | `events`, `series` | what happened lately, and how it went |
 //! | `explain` | where a client would go, and why |
-//! | `later` | what a later version answers |
 //! | `process`, `words` | what the kernel says; how values are written |
 //!
-//! Every answer is built as one value before its first byte is sent: no lock is held, and no
+//! Every answer but `events` is built as one value before its first byte is sent: no lock is held, and no
 //! other request waits, while a client reads slowly.
 
 mod actions;
@@ -21,12 +21,12 @@ mod body;
 mod connections;
 mod endpoint;
 mod error;
+mod events;
 mod explain;
 mod guard;
 mod history;
 mod http;
 mod kill;
-mod later;
 pub mod orders;
 mod page;
 mod process;
@@ -34,19 +34,21 @@ mod prometheus;
 mod rebalance;
 mod reload;
 mod running;
+mod series;
 mod stats;
 mod upgrade;
 mod words;
 
 pub use endpoint::{Bound, Endpoint, bind, most_connections, probe};
 pub use running::{Configured, Current, LastReload, Leaving, Phase, Running};
+pub use series::{Recorder, sample};
 pub use upgrade::{Elder, NotUpgraded, UpgradeRequest, Upgraded, Upgrading};
 
 use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -72,6 +74,8 @@ fn router(running: Arc<Running>, address: Address) -> Router {
     let answers = Router::new()
         .route("/", get(page::index))
         .route("/stats", get(stats))
+        .route("/events", get(events::events))
+        .route("/series", get(series::answer))
         .route("/metrics", get(metrics))
         .route("/connections", get(connections).delete(kill::many))
         .route("/connections/{id}", delete(kill::one))
@@ -164,26 +168,15 @@ async fn guarded(State(gate): State<Arc<Gate>>, request: Request, next: Next) ->
     response
 }
 
-async fn nothing_there(method: Method, uri: Uri) -> Refusal {
-    later(&method, &uri).unwrap_or_else(|| Refusal::not_found("there is nothing at this path"))
+async fn nothing_there() -> Refusal {
+    Refusal::not_found("there is nothing at this path")
 }
 
-async fn other_method(method: Method, uri: Uri) -> Refusal {
-    later(&method, &uri).unwrap_or_else(|| {
-        Refusal::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "this path does not take this method, see Allow",
-        )
-    })
-}
-
-fn later(method: &Method, uri: &Uri) -> Option<Refusal> {
-    let path = uri.path();
-    later::is_later(path).then(|| {
-        Refusal::not_found(format!(
-            "{method} {path} is not available in this version of isobar yet"
-        ))
-    })
+async fn other_method() -> Refusal {
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not take this method, see Allow",
+    )
 }
 
 async fn stats(State(running): State<Arc<Running>>) -> Json<Stats> {

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::orders::Orders;
+use super::series::Recorder;
 use super::upgrade::Upgrading;
 use crate::config;
 use crate::conn::CoreHandle;
@@ -41,6 +42,8 @@ pub struct Running {
     pub cores: Vec<CoreHandle>,
     /// Where lines go.
     pub log: log::Handle,
+    /// The last fifteen minutes.
+    pub series: Recorder,
     /// Where reloads are asked for.
     pub orders: Orders,
     /// Where upgrades are asked for, and what is known of them.

@@ -45,16 +45,19 @@ impl<S: Subscriber> Layer<S> for EventLayer {
             target: event.metadata().target(),
         };
         let mut line = Vec::with_capacity(256);
-        (**self.format.load()).line(&mut line, &head, |fields| {
-            event.record(&mut Message(fields));
-            event.record(&mut Others(fields));
-        });
+        (**self.format.load()).line(&mut line, &head, |fields| write(event, fields));
         self.queue.push(Item::Event(line));
     }
 }
 
+/// Writes what an event has.
+pub(super) fn write(event: &Event<'_>, fields: &mut dyn Fields) {
+    event.record(&mut Message(fields));
+    event.record(&mut Others(fields));
+}
+
 /// The field that `tracing` macros make of their last argument.
-const MESSAGE: &str = "message";
+pub(super) const MESSAGE: &str = "message";
 
 struct Message<'a>(&'a mut dyn Fields);
 

@@ -9,12 +9,14 @@
 //! | --- | --- |
 //! | `line`, `logfmt`, `json` | what a line looks like (pure) |
 //! | `access`, `rejection`, `event`, `panic` | what is written |
+//! | `journal` | the last events, for whoever watches |
 //! | `reconfigure` | what a reload changes |
 //! | `writer`, `sink`, `target` | the thread, its buffers, what they are in front of |
 //! | `throttle` | no line more than once a second (pure) |
 
 mod access;
 mod event;
+mod journal;
 mod json;
 mod line;
 mod logfmt;
@@ -36,20 +38,23 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{self, AccessSink, Level, LogFormat};
 use crate::metrics::Rejected;
 use crate::net::Address;
 
 pub use access::{Access, Pick};
+pub use journal::{Journal, Note};
 pub use panic::{install_panic_hook, panics};
 pub use reconfigure::Prepared;
 pub use rejection::{Rejection, Rejections};
 pub use throttle::{SharedThrottle, Throttle};
 
 use event::EventLayer;
+use journal::JournalLayer;
 use line::Format;
 use reconfigure::{Dials, Written};
 use sink::Sink;
@@ -91,9 +96,10 @@ pub fn init(config: &config::Log) -> Result<Handle, LogError> {
     start(writer)?;
     let layer = EventLayer::new(queue.clone(), format);
     let format = layer.format();
-    let level = subscribe(config.level, layer)?;
+    let journal = Journal::default();
+    let level = subscribe(config.level, layer, JournalLayer(journal.clone()))?;
     let dials = Some(Dials { level, format });
-    Ok(Handle::new(config, queue, dials))
+    Ok(Handle::new(config, queue, dials, journal))
 }
 
 /// The way to the log for whoever has more than events; clones share everything.
@@ -106,6 +112,7 @@ struct Shared {
     written: ArcSwap<Written>,
     /// What the events go by; `None`: they go elsewhere, as in a test.
     dials: Option<Dials>,
+    journal: Journal,
 }
 
 /// Lines that were given up since the start, by sink: `log_lines_dropped_total`.
@@ -118,12 +125,18 @@ pub struct Dropped {
 }
 
 impl Handle {
-    fn new(config: &config::Log, queue: Queue, dials: Option<Dials>) -> Self {
+    fn new(config: &config::Log, queue: Queue, dials: Option<Dials>, journal: Journal) -> Self {
         Self(Arc::new(Shared {
             queue,
             written: ArcSwap::from_pointee(Written::of(config)),
             dials,
+            journal,
         }))
+    }
+
+    /// The last events.
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
     }
 
     /// Whether access lines are written at all: `log.access`.
@@ -243,11 +256,18 @@ fn start(writer: Writer) -> Result<(), LogError> {
         .map_err(LogError::Start)
 }
 
-fn subscribe(level: Level, layer: EventLayer) -> Result<reconfigure::Level, LogError> {
+fn subscribe(
+    level: Level,
+    layer: EventLayer,
+    journal: JournalLayer,
+) -> Result<reconfigure::Level, LogError> {
     let wanted = std::env::var_os("RUST_LOG").map(|value| value.to_string_lossy().into_owned());
     let (filter, problem) = filter(level, wanted.as_deref());
     let (filter, level) = tracing_subscriber::reload::Layer::new(filter);
-    let subscriber = tracing_subscriber::registry().with(filter).with(layer);
+    // Each has a filter of its own: what is noted does not depend on the level of the log.
+    let subscriber = tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .with(journal.with_filter(filter_fn(JournalLayer::wants)));
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)?;
     if let Some(error) = problem {
         tracing::warn!(error, "RUST_LOG is invalid, log.level holds");

@@ -69,7 +69,10 @@ fn assemble(config: config::Log, stderr: PipeWriter) -> (Handle, Writer) {
     let access = open_access(&config, &queue).expect("an access sink");
     let stderr = Sink::new(target, Format::Json, lost);
     let writer = Writer::new(items, &queue, stderr, access);
-    (Handle::new(&config, queue, None), writer)
+    (
+        Handle::new(&config, queue, None, Journal::default()),
+        writer,
+    )
 }
 
 fn ids(text: &str) -> Vec<u64> {

@@ -235,6 +235,7 @@ impl Serving {
             process,
             cores: handles,
             log,
+            series: admin::Recorder::default(),
             orders,
             upgrading,
             current: Current::new(Configured {
@@ -295,6 +296,7 @@ impl Serving {
             notifier: Arc::clone(&self.notifier),
         };
         tokio::task::spawn_local(step_histograms(Arc::clone(running)));
+        tokio::task::spawn_local(record_series(Arc::clone(running)));
         self.admin.open(running);
         tokio::task::spawn_local(watch::run(Arc::clone(running)));
         tokio::task::spawn_local(reloader.run(self.orders, Rc::clone(&self.hangup)));
@@ -391,6 +393,15 @@ async fn step_histograms(running: Arc<Running>) {
         configured
             .every_pool()
             .for_each(|pool| pool.step_histograms(now));
+    }
+}
+
+async fn record_series(running: Arc<Running>) {
+    let mut steps = tokio::time::interval(crate::series::STEP);
+    steps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        steps.tick().await;
+        admin::sample(&running);
     }
 }
 
