@@ -634,13 +634,10 @@ fn the_page_needs_nothing_from_elsewhere() {
         page.header("content-type"),
         Some("text/html; charset=utf-8")
     );
-    for expected in [
-        "<title>isobar",
-        env!("CARGO_PKG_VERSION"),
-        "stats",
-        "metrics",
-    ] {
+    for expected in ["<title>isobar", "stats", "metrics"] {
         assert!(page.body.contains(expected), "{expected}");
     }
-    assert!(!page.body.contains("://"), "{}", page.body);
+    // A name that is never asked for.
+    let body = page.body.replace("http://www.w3.org/2000/svg", "");
+    assert!(!body.contains("://"), "{body}");
 }

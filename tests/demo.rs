@@ -124,8 +124,8 @@ impl Drop for Demo {
 #[test]
 fn every_backend_answers_in_turn_and_all_is_said_how_to_try_it() {
     let mut demo = Demo::start();
-    let stats = demo.line_with("stats:");
-    assert!(stats.ends_with("/stats"), "{stats}");
+    let dashboard = demo.line_with("dashboard:");
+    assert!(dashboard.ends_with('/'), "{dashboard}");
     demo.wait_for_share(&["birch", "oak", "pine"]);
     let page = demo.ask("GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n");
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");

@@ -1,49 +1,78 @@
-//! `GET /`: a page for people, of one piece.
+//! `GET /`: the dashboard, a page of one piece.
+//!
+//! Everything is part of the page and of the binary. The policy lets a browser load nothing, run
+//! nothing but this script, and ask nobody but this endpoint: what a backend's name or an event
+//! says cannot become more than text.
+
+use std::fmt::Write;
+use std::sync::LazyLock;
 
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 
-/// Nothing from anywhere, in nobody's frame; the style is part of the page.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+const PAGE: &str = include_str!("page/index.html");
+const STYLE: &str = include_str!("page/style.css");
+const SCRIPT: &str = include_str!("page/app.js");
 
-const PAGE: &str = concat!(
-    r#"<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>isobar</title>
-<style>
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem }
-h1 small { font-weight: normal; font-size: 1rem }
-dt { font-family: ui-monospace, monospace; margin-top: .75rem }
-dd { margin: 0 }
-</style>
-</head>
-<body>
-<h1>isobar <small>"#,
-    env!("CARGO_PKG_VERSION"),
-    r#"</small></h1>
-<dl>
-<dt><a href="stats">/stats</a></dt><dd>listeners, pools and backends: states and counts, as JSON</dd>
-<dt><a href="connections">/connections</a></dt><dd>who is connected now, oldest first</dd>
-<dt><a href="config">/config</a></dt><dd>the configuration in force, every default written out</dd>
-<dt><a href="metrics">/metrics</a></dt><dd>for Prometheus</dd>
-<dt><a href="readyz">/readyz</a></dt><dd>whether traffic should come here</dd>
-<dt><a href="healthz">/healthz</a></dt><dd>whether the process serves</dd>
-</dl>
-</body>
-</html>
-"#
-);
+/// Where the number used once goes that lets the page's own style and script through.
+const NONCE: &str = "%NONCE%";
+
+/// The page, but for that number.
+static WHOLE: LazyLock<String> =
+    LazyLock::new(|| PAGE.replace("%STYLE%", STYLE).replace("%SCRIPT%", SCRIPT));
+
+/// Nothing from anywhere, in nobody's frame; the style and the script are part of the page
+/// (Content Security Policy Level 3, W3C).
+fn policy(nonce: &str) -> String {
+    format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    )
+}
+
+/// 128 bits that nobody can guess.
+fn nonce() -> String {
+    let drawn: [u8; 16] = rand::random();
+    drawn.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
 
 /// The page.
 pub(super) async fn index() -> Response {
-    let policy = [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::REFERRER_POLICY, "no-referrer"),
+    let nonce = nonce();
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, policy(&nonce)),
+        (header::REFERRER_POLICY, "no-referrer".to_owned()),
     ];
-    (policy, Html(PAGE)).into_response()
+    (headers, Html(WHOLE.replace(NONCE, &nonce))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_of_one_piece() {
+        assert_eq!(WHOLE.matches(NONCE).count(), 2);
+        for left in ["%STYLE%", "%SCRIPT%", "https://", "//cdn"] {
+            assert!(!WHOLE.contains(left), "{left}");
+        }
+        // The namespace of SVG is a name, nothing that is fetched.
+        assert_eq!(
+            WHOLE.matches("http://").count(),
+            WHOLE.matches("http://www.w3.org/2000/svg").count()
+        );
+        // What would end the script or the style early.
+        assert!(!SCRIPT.contains("</") && !STYLE.contains("</"));
+    }
+
+    #[test]
+    fn no_two_pages_have_the_same_number() {
+        assert_eq!(nonce().len(), 32);
+        assert_ne!(nonce(), nonce());
+        assert_eq!(policy("abc").matches("'nonce-abc'").count(), 2);
+    }
 }

@@ -10,6 +10,7 @@
 //! | `paths.rs` | one case on every engine and address family at once |
 //! | `process.rs` | descriptors, sockets, processor time and memory, from /proc |
 //! | `programs.rs`, `nginx.rs` | real programs as backends and clients |
+//! | `browser.rs` | Chromium, and what is on its screen |
 //! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
 //! | `manager.rs` | a service manager, as far as it hears |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
@@ -25,6 +26,7 @@
 )]
 
 mod backend;
+pub mod browser;
 mod config;
 pub mod crowd;
 mod deadline;

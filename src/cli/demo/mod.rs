@@ -118,9 +118,9 @@ fn introduction(running: &Running) -> String {
     format!(
         "isobar balances over three backends in this process: {names}.
 
-  try:      curl {tried}
-  stats:    http://{admin}/stats
-  status:   isobar status --admin http://{admin}
+  try:        curl {tried}
+  dashboard:  http://{admin}/
+  status:     isobar status --admin http://{admin}
 
 Each connection goes to the next backend; a browser and nc get an answer too.
 Take a backend away and see the traffic move. Type, then press Enter:
