@@ -138,6 +138,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         half_close_timeout: of.get("half_close_timeout"),
         user_timeout: of.get("user_timeout"),
         keepalive: of.get("keepalive"),
+        max_age: of.get("max_age"),
         quiet: of.get("quiet"),
         when_all_down: of.choice("when_all_down"),
         drain_timeout: of.get("drain_timeout"),

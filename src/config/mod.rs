@@ -226,6 +226,9 @@ pub struct Pool {
     pub user_timeout: Duration,
     /// First keep-alive probe after it, see tcp(7); 0: off. Default 60 s.
     pub keepalive: Duration,
+    /// A connection of this age, jittered by a tenth, ends at a quiet moment, and at twice the age
+    /// at any moment; 0: it may become any age. Default 0.
+    pub max_age: Duration,
     /// How long nothing may have moved before a connection counts as quiet; not 0. Default 1 s.
     pub quiet: Duration,
     /// Use backends that are down by checks when none is up. Default hold.

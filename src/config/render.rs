@@ -148,6 +148,7 @@ impl Writer<'_> {
         if tcp || pool.keepalive != plain.keepalive {
             self.duration("keepalive", pool.keepalive);
         }
+        self.duration("max_age", pool.max_age);
         self.duration("quiet", pool.quiet);
         self.text("when_all_down", pool.when_all_down.word());
         self.duration("drain_timeout", pool.drain_timeout);

@@ -282,10 +282,15 @@ pub(super) static POOL: Table = Table {
             default: "\"60s\"",
             doc: "First keep-alive probe after this long without a byte, then every third of it, three probes; whole seconds. 0s: off.",
         },
+        timeout(
+            "max_age",
+            "\"0s\"",
+            "A connection is closed at a quiet moment once it is this old, counted from its accept, jittered by a tenth for each connection; at twice that age at any moment. 0s: it may become any age.",
+        ),
         interval(
             "quiet",
             "\"1s\"",
-            "`isobar rebalance` closes a connection only when it is quiet: the last byte came from the backend, all is acknowledged, no FIN yet, and nothing has moved for this long.",
+            "`max_age` and `isobar rebalance` close a connection when it is quiet: the last byte came from the backend, all is acknowledged, no FIN yet, and nothing has moved for this long.",
         ),
         word(
             "when_all_down",
@@ -309,7 +314,6 @@ pub(super) static POOL: Table = Table {
         table("health", &HEALTH),
         table("hold", &HOLD),
         later("resolve"),
-        later("max_age"),
         later("replay"),
         later("send_proxy"),
         later("source_address"),

@@ -216,7 +216,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
         interval(),
         timeout(),
         timeout(),
-        interval(),
+        (interval(), timeout()),
     );
     let kernel = (duration(0, 1000), duration(1000, 32_767_000));
     (backends(), health(), fallback, words, counts, times, kernel).prop_map(
@@ -232,7 +232,8 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             half_close_timeout: times.2,
             user_timeout: kernel.0,
             keepalive: Duration::from_secs(kernel.1.as_secs()),
-            quiet: times.6,
+            max_age: times.6.1,
+            quiet: times.6.0,
             when_all_down: words.1,
             drain_timeout: times.5,
             relay: words.2,
