@@ -191,7 +191,6 @@ fn what_a_later_version_brings_is_refused() {
         "send_proxy = \"v2\"",
         "source_address = [\"127.0.0.1\"]",
         "slow_start = \"1s\"",
-        "on_backend_down = \"reset\"",
     ];
     for line in of_pool {
         let key = line.split(' ').next().expect("a key");

@@ -11,7 +11,7 @@ use super::tables::{BACKEND, LISTENER, POOL, ROOT};
 use super::value::{At, Scope, Section};
 use super::{
     Admin, Backend, Config, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Runtime,
+    Pool, Runtime, on_backend_down,
 };
 use crate::net::Address;
 
@@ -141,6 +141,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         max_age: of.get("max_age"),
         quiet: of.get("quiet"),
         when_all_down: of.choice("when_all_down"),
+        on_backend_down: on_backend_down::build(of),
         drain_timeout: of.get("drain_timeout"),
         relay: of.choice("relay"),
         hash: hash(&of.sub("hash")),

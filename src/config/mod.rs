@@ -26,6 +26,7 @@ mod fields;
 mod hidden;
 mod keys;
 mod load;
+mod on_backend_down;
 mod one_backend;
 mod places;
 mod rate;
@@ -233,6 +234,8 @@ pub struct Pool {
     pub quiet: Duration,
     /// Use backends that are down by checks when none is up. Default hold.
     pub when_all_down: WhenAllDown,
+    /// What becomes of the live connections of a backend that is down by checks. Default keep.
+    pub on_backend_down: OnBackendDown,
     /// How long live connections of a backend that was drained, put into maintenance or removed
     /// may go on; 0: until they end. Default 0.
     pub drain_timeout: Duration,
@@ -301,6 +304,23 @@ pub enum WhenAllDown {
     Hold,
     /// Backends that are down by checks are used.
     Try,
+}
+
+/// `pool.NAME.on_backend_down`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBackendDown {
+    /// They go on.
+    Keep,
+    /// They are reset at once.
+    Reset,
+    /// They are reset one after the other, those first on which nothing has moved for longest,
+    /// until the backend is back.
+    Paced {
+        /// From so long after it went down; not 0.
+        after: Duration,
+        /// How many in a time.
+        rate: Rate,
+    },
 }
 
 /// `pool.NAME.relay`.

@@ -11,6 +11,7 @@ use super::keys::{
     ANY, Key, Kind, MILLISECOND, Table, Zero, count, flag, interval, later, named, table, text,
     timeout, word,
 };
+use super::on_backend_down;
 use super::texts;
 use super::{Balance, HashKey, LatencyOf, Level, LogFormat, RelayEngine, WhenAllDown};
 
@@ -298,6 +299,16 @@ pub(super) static POOL: Table = Table {
             "\"hold\"",
             "`try`: use backends that are down by checks when none is up.",
         ),
+        Key {
+            name: on_backend_down::KEY,
+            kind: Kind::WordOrTable {
+                words: on_backend_down::words,
+                table: &ON_BACKEND_DOWN,
+                such_as: "{ after = \"30s\", rate = \"50/s\" }",
+            },
+            default: "\"keep\"",
+            doc: "What becomes of the live connections of a backend that goes down by checks: they go on, are reset at once, or, by a table, after a while and one after the other.",
+        },
         timeout(
             "drain_timeout",
             "\"0s\"",
@@ -318,7 +329,6 @@ pub(super) static POOL: Table = Table {
         later("send_proxy"),
         later("source_address"),
         later("slow_start"),
-        later("on_backend_down"),
         later("outlier"),
     ],
 };
@@ -359,6 +369,25 @@ pub(super) static BACKEND: Table = Table {
             "backup",
             "false",
             "Used only while no other backend can take a connection.",
+        ),
+    ],
+};
+
+/// Of `on_backend_down`.
+pub(super) static ON_BACKEND_DOWN: Table = Table {
+    header: "pool.NAME.on_backend_down",
+    doc: "Live connections of a backend that is down, where that is a table; both keys must be given.",
+    keys: &[
+        interval(
+            "after",
+            "",
+            "From so long on after the backend went down its connections are reset, those first on which nothing has moved for longest. If it is back before, the rest stays.",
+        ),
+        text(
+            "rate",
+            ("a rate such as \"50/s\"", texts::rate),
+            "",
+            "How many in a second, minute or hour, evenly spaced, of each backend: `N/s`, `N/m` or `N/h`.",
         ),
     ],
 };
@@ -501,9 +530,19 @@ static HOLD: Table = Table {
 };
 
 /// Every table, in the order of the reference.
-pub(super) fn all_tables() -> [&'static Table; 11] {
+pub(super) fn all_tables() -> [&'static Table; 12] {
     [
-        &RUNTIME, &ADMIN, &LOG, &DEFAULTS, &LISTENER, &POOL, &BACKEND, &HASH, &LATENCY, &HEALTH,
+        &RUNTIME,
+        &ADMIN,
+        &LOG,
+        &DEFAULTS,
+        &LISTENER,
+        &POOL,
+        &BACKEND,
+        &ON_BACKEND_DOWN,
+        &HASH,
+        &LATENCY,
+        &HEALTH,
         &HOLD,
     ]
 }

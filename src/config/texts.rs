@@ -112,6 +112,11 @@ pub(super) fn statuses(text: &str) -> Reading {
     units::statuses(text).map(Value::Statuses)
 }
 
+pub(super) fn rate(text: &str) -> Reading {
+    let rate = text.parse().map(Value::Rate);
+    rate.map_err(str::to_owned)
+}
+
 pub(super) fn percent(text: &str) -> Reading {
     units::percent(text).map(Value::Share)
 }

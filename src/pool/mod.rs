@@ -8,6 +8,7 @@
 mod backend;
 mod control;
 pub mod explain;
+mod fallen;
 pub mod handover;
 pub mod history;
 mod lease;
@@ -36,6 +37,7 @@ use tokio::sync::{Notify, watch};
 
 pub use backend::{Backend, BackendCounters, Obstacle};
 pub use control::{Bytes, Due, Overview};
+pub use fallen::Fallen;
 pub use hold::Ticket;
 pub use lease::Lease;
 pub use rebalance::Rebalance;

@@ -100,6 +100,8 @@ pub(super) struct Tracked {
     pub(super) last_check: Option<CheckResult>,
     /// Of the configuration that the process was started with.
     pub(super) original: bool,
+    /// Since when checks say that it is down; `None`: they do not, or there are none.
+    pub(super) fallen_at: Option<Instant>,
     admin: AdminState,
     removed: bool,
     leaving: Option<Leaving>,
@@ -137,6 +139,7 @@ impl Tracked {
             health,
             last_check: None,
             original: false,
+            fallen_at: None,
             admin: AdminState::Ready,
             removed: false,
             leaving: None,
@@ -205,6 +208,7 @@ impl Tracked {
             self.last_check = None;
         }
         self.checkable = checkable;
+        self.note_fall(now);
         let cause = "checks are switched off".to_owned();
         self.moved(before, cause, None, &stamp.by)
     }
@@ -225,6 +229,7 @@ impl Tracked {
         if from == AdminState::Maintenance && to != from && self.checkable {
             self.health.restart(now);
         }
+        self.note_fall(now);
         match (to, time) {
             (AdminState::Ready, _) => self.leaving = None,
             (_, (Some(asked), _)) => self.leave(asked, stamp, now),
@@ -239,6 +244,7 @@ impl Tracked {
     pub(super) fn remove(&mut self, time: Duration, stamp: &Stamp, now: Instant) -> Option<Moved> {
         let before = self.state();
         self.removed = true;
+        self.note_fall(now);
         if self
             .leaving
             .is_none_or(|leaving| leaving.deadline.is_none())
@@ -321,6 +327,7 @@ impl Tracked {
                 left: leaving.deadline.map(|at| at.saturating_duration_since(now)),
                 reset: leaving.reset,
             }),
+            down_for: self.fallen_at.map(|at| now.saturating_duration_since(at)),
             last_check: self.last_check.clone(),
             history: self.history.clone(),
         }
@@ -330,6 +337,9 @@ impl Tracked {
     pub(super) fn remember(&mut self, memory: &BackendState, now: Instant) {
         if let Some(health) = memory.health.filter(|_| self.checkable) {
             self.health.remember(&health, now);
+            let fallen_at = memory.down_for.and_then(|time| now.checked_sub(time));
+            self.fallen_at = fallen_at;
+            self.note_fall(now);
         }
         if let Some(latency) = memory
             .latency

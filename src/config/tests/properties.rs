@@ -152,6 +152,17 @@ fn backend(index: usize) -> impl Strategy<Value = Backend> {
     )
 }
 
+fn on_backend_down() -> impl Strategy<Value = OnBackendDown> {
+    prop_oneof![
+        Just(OnBackendDown::Keep),
+        Just(OnBackendDown::Reset),
+        (interval(), 1..u32::MAX, select(&["s", "m", "h"])).prop_map(|(after, count, unit)| {
+            let rate = format!("{count}/{unit}").parse().expect("a rate");
+            OnBackendDown::Paced { after, rate }
+        }),
+    ]
+}
+
 fn backends() -> impl Strategy<Value = Vec<Backend>> {
     (0..4usize).prop_flat_map(|count| (0..count).map(backend).collect::<Vec<_>>())
 }
@@ -216,7 +227,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
         interval(),
         timeout(),
         timeout(),
-        (interval(), timeout()),
+        (interval(), timeout(), on_backend_down()),
     );
     let kernel = (duration(0, 1000), duration(1000, 32_767_000));
     (backends(), health(), fallback, words, counts, times, kernel).prop_map(
@@ -235,6 +246,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             max_age: times.6.1,
             quiet: times.6.0,
             when_all_down: words.1,
+            on_backend_down: times.6.2,
             drain_timeout: times.5,
             relay: words.2,
             hash: Hash { key: words.3 },

@@ -69,6 +69,10 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
             "6:17: `when_all_down` has no effect without checks (health.kind = \"none\")",
         ),
         (
+            "on_backend_down = \"reset\"\nhealth.kind = \"none\"",
+            "6:19: `on_backend_down` has no effect without checks (health.kind = \"none\")",
+        ),
+        (
             "[defaults.pool.health]\nhost = \"a\"",
             "7:8: `host` has no effect with kind = \"tcp\", in any pool",
         ),

@@ -17,6 +17,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 impl<O: Observer> Exchange<'_, O> {
     /// Ends the connection if it is time, or sees to it that it is looked at again.
     pub(super) fn rest(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Done> {
+        if let Some(ended) = self.entry.parting() {
+            return Poll::Ready(Done::Parted(ended));
+        }
         match Age::new(
             self.settings.max_age,
             self.entry.accepted(),
