@@ -189,7 +189,6 @@ fn what_a_later_version_brings_is_refused() {
         "resolve = \"ipv4\"",
         "replay = \"safe\"",
         "send_proxy = \"v2\"",
-        "source_address = [\"127.0.0.1\"]",
         "slow_start = \"1s\"",
     ];
     for line in of_pool {

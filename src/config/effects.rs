@@ -13,7 +13,7 @@ use super::choices::{CheckKind, Choice};
 use super::faults::Sink;
 use super::texts::is_name;
 use super::value::{At, Scope, Value};
-use super::{Backend, Balance, OnBackendDown, WhenAllDown, on_backend_down};
+use super::{Backend, Balance, OnBackendDown, WhenAllDown, on_backend_down, sources};
 use crate::net::Address;
 
 /// Throws every warning at the sink.
@@ -29,6 +29,7 @@ pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
     for pool in &file.pools {
         idle.pool(&pool.scope);
         idle.sockets(pool, &clients);
+        sources::check(pool, sink);
         backends(pool, sink);
         times(&pool.scope.sub("health"), sink);
     }

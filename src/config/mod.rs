@@ -37,6 +37,7 @@ mod repair;
 mod scalar;
 mod schema;
 mod source;
+mod sources;
 mod suggest;
 mod tables;
 mod texts;
@@ -46,6 +47,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -232,6 +234,9 @@ pub struct Pool {
     pub max_age: Duration,
     /// How long nothing may have moved before a connection counts as quiet; not 0. Default 1 s.
     pub quiet: Duration,
+    /// Addresses of this machine that outgoing connections are bound to in turn; empty: the kernel
+    /// chooses. Default empty.
+    pub source_addresses: Vec<IpAddr>,
     /// Use backends that are down by checks when none is up. Default hold.
     pub when_all_down: WhenAllDown,
     /// What becomes of the live connections of a backend that is down by checks. Default keep.

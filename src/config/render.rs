@@ -7,6 +7,7 @@
 //! A setting that has no effect is left out while it has its default, so that the text brings
 //! no warnings of its own.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, OnBackendDown, Pool, Runtime, build, env, on_backend_down,
+    Log, OnBackendDown, Pool, Runtime, build, env, on_backend_down, sources,
 };
 use crate::net::Address;
 
@@ -150,6 +151,15 @@ impl Writer<'_> {
         }
         self.duration("max_age", pool.max_age);
         self.duration("quiet", pool.quiet);
+        let is_ip = |backend: &Backend| matches!(backend.address, Address::Ip(_));
+        if pool.backends.iter().any(is_ip) || !pool.source_addresses.is_empty() {
+            let sources: Vec<_> = pool
+                .source_addresses
+                .iter()
+                .map(IpAddr::to_string)
+                .collect();
+            self.texts(sources::KEY, &sources);
+        }
         self.text("when_all_down", pool.when_all_down.word());
         self.on_backend_down(pool.on_backend_down);
         self.duration("drain_timeout", pool.drain_timeout);

@@ -165,6 +165,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("sni", "server_name"),
     ("status", "expect_status"),
     ("on_marked_down", "on_backend_down"),
+    ("proxy_bind", "source_address"),
+    ("source", "source_address"),
 ];
 
 /// Why isobar will not have a key, if that is decided.

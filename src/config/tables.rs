@@ -11,9 +11,9 @@ use super::keys::{
     ANY, Key, Kind, MILLISECOND, Table, Zero, count, flag, interval, later, named, table, text,
     timeout, word,
 };
-use super::on_backend_down;
 use super::texts;
 use super::{Balance, HashKey, LatencyOf, Level, LogFormat, RelayEngine, WhenAllDown};
+use super::{on_backend_down, sources};
 
 /// Linux keeps `TCP_KEEPIDLE` in seconds, at most 32767, see tcp(7) and `include/net/tcp.h`.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -293,6 +293,15 @@ pub(super) static POOL: Table = Table {
             "\"1s\"",
             "`max_age` and `isobar rebalance` close a connection when it is quiet: the last byte came from the backend, all is acknowledged, no FIN yet, and nothing has moved for this long.",
         ),
+        Key {
+            name: sources::KEY,
+            kind: Kind::Many {
+                what: "IP addresses of this machine",
+                read: texts::source_address,
+            },
+            default: "[]",
+            doc: "Connections to backends, and checks, are bound to these in turn, to those of the backend's family, each with its full range of ports. []: the kernel chooses.",
+        },
         word(
             "when_all_down",
             words::<WhenAllDown>,
@@ -327,7 +336,6 @@ pub(super) static POOL: Table = Table {
         later("resolve"),
         later("replay"),
         later("send_proxy"),
-        later("source_address"),
         later("slow_start"),
         later("outlier"),
     ],

@@ -1,6 +1,7 @@
 //! What a key of the file can hold once it has been read, and how the builder asks for it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -51,6 +52,7 @@ pub(super) enum Value {
     Text(String),
     Duration(Duration),
     Rate(Rate),
+    Ip(IpAddr),
     /// With its text: an unnamed backend is named as it is written.
     Address(Address, String),
     /// `""` where an address may be left out.
@@ -99,6 +101,7 @@ take! {
     String: Value::Text(text) | Value::Address(_, text) => Some(text.clone());
     Duration: Value::Duration(duration) => Some(*duration);
     Rate: Value::Rate(rate) => Some(*rate);
+    IpAddr: Value::Ip(ip) => Some(*ip);
     AccessSink: Value::Sink(sink) => Some(sink.clone());
     Vec<RangeInclusive<u16>>: Value::Statuses(ranges) => Some(ranges.clone());
     Vec<u8>: Value::Bytes(bytes) => Some(bytes.clone());

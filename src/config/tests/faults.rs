@@ -107,6 +107,14 @@ fn each_fault_is_told_at_its_place() {
             "6:19: `on_backend_down` cannot be \"rest\": expected \"keep\" or \"reset\", or a table such as { after = \"30s\", rate = \"50/s\" }, did you mean \"reset\"?",
         ),
         (
+            "source_address = \"10.0.0.5\"",
+            "6:18: `source_address` must be a list of strings: IP addresses of this machine, not \"10.0.0.5\", did you mean [\"10.0.0.5\"]?",
+        ),
+        (
+            "source_address = [\"10.0.0.5:80\"]",
+            "6:19: `source_address` cannot be \"10.0.0.5:80\": expected an IP address of this machine such as \"10.0.0.5\", did you mean \"10.0.0.5\"?",
+        ),
+        (
             "on_backend_down = true",
             "6:19: `on_backend_down` must be \"keep\" or \"reset\", or a table such as { after = \"30s\", rate = \"50/s\" }, not true",
         ),

@@ -163,6 +163,16 @@ fn on_backend_down() -> impl Strategy<Value = OnBackendDown> {
     ]
 }
 
+fn sources() -> impl Strategy<Value = Vec<std::net::IpAddr>> {
+    let v4 = (1u32..=0xdfff_ffff).prop_map(|ip| std::net::Ipv4Addr::from(ip).into());
+    let v6 =
+        (0xfd00_u128 << 112..0xfd01_u128 << 112).prop_map(|ip| std::net::Ipv6Addr::from(ip).into());
+    vec(prop_oneof![v4, v6], 0..3).prop_map(|mut all| {
+        all.dedup();
+        all
+    })
+}
+
 fn backends() -> impl Strategy<Value = Vec<Backend>> {
     (0..4usize).prop_flat_map(|count| (0..count).map(backend).collect::<Vec<_>>())
 }
@@ -227,7 +237,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
         interval(),
         timeout(),
         timeout(),
-        (interval(), timeout(), on_backend_down()),
+        (interval(), timeout(), on_backend_down(), sources()),
     );
     let kernel = (duration(0, 1000), duration(1000, 32_767_000));
     (backends(), health(), fallback, words, counts, times, kernel).prop_map(
@@ -245,6 +255,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             keepalive: Duration::from_secs(kernel.1.as_secs()),
             max_age: times.6.1,
             quiet: times.6.0,
+            source_addresses: times.6.3,
             when_all_down: words.1,
             on_backend_down: times.6.2,
             drain_timeout: times.5,
