@@ -321,7 +321,7 @@ pub(super) static POOL: Table = Table {
         timeout(
             "drain_timeout",
             "\"0s\"",
-            "How long live connections of a backend that was drained, put into maintenance or removed may go on until they are reset. 0s: until they end.",
+            "How long live connections of a backend that is drained, put into maintenance or removed from now on may go on until they are reset; `isobar drain --timeout` says otherwise for one. 0s: until they end.",
         ),
         word(
             "relay",

@@ -65,6 +65,9 @@ pub struct LeavingState {
     pub left: Option<Duration>,
     /// How many were reset.
     pub reset: u64,
+    /// Whether that time was asked for.
+    #[serde(default)]
+    pub asked: bool,
 }
 
 /// A runtime change.
