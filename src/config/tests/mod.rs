@@ -9,6 +9,7 @@ use super::value::Value;
 use super::*;
 
 mod faults;
+mod on_backend_down;
 pub(super) mod properties;
 mod warnings;
 
