@@ -10,8 +10,8 @@ use crate::metrics::Ended;
 use crate::net::Stream;
 
 /// How soon a connection that is to leave and is quiet looks again whether everything has been
-/// acknowledged: the kernel tells nobody. Where that takes long, because a peer is gone say, it
-/// looks less often, see [`look_again`].
+/// acknowledged: the kernel tells nobody. An old one has time: where it takes long, because a
+/// peer is gone say, that looks less often, see [`look_again`].
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl<O: Observer> Exchange<'_, O> {
@@ -50,6 +50,8 @@ impl<O: Observer> Exchange<'_, O> {
                 }
                 None
             }
+            // Whoever asked does not wait for long.
+            Some(at) if at <= now && self.entry.is_leaving() => Some(now + LOOK_AGAIN),
             Some(at) if at <= now => Some(now + look_again(now - at)),
             at => at,
         };
