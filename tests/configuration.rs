@@ -187,12 +187,9 @@ fn what_a_later_version_brings_is_refused() {
     let later = "is not available in this version of isobar yet";
     let of_pool = [
         "resolve = \"ipv4\"",
-        "max_age = \"1h\"",
         "replay = \"safe\"",
         "send_proxy = \"v2\"",
-        "source_address = [\"127.0.0.1\"]",
         "slow_start = \"1s\"",
-        "on_backend_down = \"reset\"",
     ];
     for line in of_pool {
         let key = line.split(' ').next().expect("a key");

@@ -53,7 +53,7 @@ fn limits_of_a_network_namespace_are_told_by_check_and_once_by_run() {
                  `sysctl -w net.core.somaxconn=300`";
     let ports = "this backend cannot have 200 connections: each to one address needs a port of \
                  its own, and net.ipv4.ip_local_port_range has 98; widen it with `sysctl -w \
-                 net.ipv4.ip_local_port_range=\"1024 65535\"`, or add addresses of backends";
+                 net.ipv4.ip_local_port_range=\"1024 65535\"`, or add addresses of backends, or to `source_address`";
 
     let narrow = "echo 128 >/proc/sys/net/core/somaxconn && \
                   echo 20000 20099 >/proc/sys/net/ipv4/ip_local_port_range && \

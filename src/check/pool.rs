@@ -23,7 +23,7 @@ impl Checks {
     /// # Errors
     /// [`SetupError`]: what the file says cannot be used.
     pub fn new(pool: Arc<Pool>) -> Result<Self, SetupError> {
-        let check = Check::new(&pool.settings().health)?;
+        let check = Check::of(&pool.settings())?;
         Ok(Self::made(pool, check))
     }
 

@@ -1,5 +1,6 @@
 //! One check: from the settings of a pool to a verdict on one backend, within one time-out.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ use super::tcp::{self, Farewell, Stream};
 use super::tls::{self, TlsClient};
 use super::{Outcome, exchange};
 use crate::config::{self, HealthKind};
-use crate::net::Address;
+use crate::net::{Address, Sources, Turns};
 
 /// A failure seen this long after its deadline tells of isobar, not of the backend: the
 /// process was stopped (SIGSTOP, a paused container or machine) or got no processor.
@@ -24,6 +25,9 @@ pub struct Check {
     timeout: Duration,
     pub(super) interval: Duration,
     pub(super) fast_interval: Duration,
+    /// `source_address` of the pool.
+    sources: Vec<IpAddr>,
+    turns: Turns,
 }
 
 enum Kind {
@@ -50,7 +54,26 @@ impl Check {
             timeout: health.timeout,
             interval: health.interval,
             fast_interval: health.fast_interval,
+            sources: Vec::new(),
+            turns: Turns::default(),
         }))
+    }
+
+    /// The same for a pool: a check takes the way that its connections take.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn of(pool: &config::Pool) -> Result<Option<Self>, SetupError> {
+        let check = Self::new(&pool.health)?;
+        Ok(check.map(|check| Self {
+            sources: pool.source_addresses.clone(),
+            ..check
+        }))
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources::new(&self.sources, &self.turns)
     }
 }
 
@@ -186,7 +209,9 @@ impl Progress {
 
 async fn converse(target: &Target, progress: &mut Progress) -> Result<Farewell, ProbeError> {
     let address = &target.address;
-    let stream = tcp::open(address).await.map_err(ProbeError::Connect)?;
+    let stream = tcp::open(address, target.check.sources())
+        .await
+        .map_err(ProbeError::Connect)?;
     match &target.check.kind {
         Kind::Tcp => Ok(Farewell::now(stream)),
         Kind::Tls(client) => {

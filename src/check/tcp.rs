@@ -18,11 +18,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::net::Address;
+use crate::net::{Address, Sources, bind_to, is_of_source};
 
 /// How long and how far an answer is read that does not matter any more. Long enough for a
 /// backend that closes after its answer, short enough to delay no check.
@@ -36,16 +37,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Channel for T {}
 
 pub(super) type Stream = Box<dyn Channel>;
 
-/// Connects. Whatever becomes of the stream, dropping it leaves nothing behind.
-pub(super) async fn open(address: &Address) -> io::Result<Stream> {
+/// Connects, from one of `sources` where there are any of the family. Whatever becomes of the stream, dropping it leaves nothing behind.
+pub(super) async fn open(address: &Address, sources: Sources<'_>) -> io::Result<Stream> {
     match address {
-        Address::Ip(address) => open_tcp(*address).await,
+        Address::Ip(address) => open_tcp(*address, sources).await,
         Address::Unix(path) => Ok(Box::new(UnixStream::connect(kernel_path(path)).await?)),
     }
 }
 
-async fn open_tcp(address: SocketAddr) -> io::Result<Stream> {
-    let stream = TcpStream::connect(address).await?;
+async fn open_tcp(address: SocketAddr, sources: Sources<'_>) -> io::Result<Stream> {
+    let stream = connect(address, sources).await?;
     // A dead port of this very machine, within the range of outgoing ports, can become the
     // source port of the check itself: TCP then connects it to itself (RFC 9293, 3.5).
     let local = stream.local_addr()?;
@@ -55,6 +56,30 @@ async fn open_tcp(address: SocketAddr) -> io::Result<Stream> {
     stream.set_nodelay(true)?;
     stream.set_zero_linger()?;
     Ok(Box::new(stream))
+}
+
+/// As connections are, see [`dial`](crate::net::dial).
+async fn connect(address: SocketAddr, sources: Sources<'_>) -> io::Result<TcpStream> {
+    let mut failed = None;
+    for source in sources.towards(address.ip()) {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        let connected = match bind_to(&socket, source) {
+            Ok(()) => socket.connect(address).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Err(error) if is_of_source(&error) => failed = Some(error),
+            connected => return connected,
+        }
+    }
+    match failed {
+        // Whichever it was, it says nothing about the backend.
+        Some(_) => Err(Errno::ADDRNOTAVAIL.into()),
+        None => TcpStream::connect(address).await,
+    }
 }
 
 /// `@name` with the NUL byte that stands for it in `sun_path`, see unix(7).

@@ -4,6 +4,7 @@
 //! is taken, [`super::keys`] has seen to its range. What only the whole file can tell is
 //! looked at in [`super::references`] and [`super::effects`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::choices::CheckKind;
@@ -11,7 +12,7 @@ use super::tables::{BACKEND, LISTENER, POOL, ROOT};
 use super::value::{At, Scope, Section};
 use super::{
     Admin, Backend, Config, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Runtime,
+    Pool, Runtime, on_backend_down, sources,
 };
 use crate::net::Address;
 
@@ -138,8 +139,11 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         half_close_timeout: of.get("half_close_timeout"),
         user_timeout: of.get("user_timeout"),
         keepalive: of.get("keepalive"),
+        max_age: of.get("max_age"),
         quiet: of.get("quiet"),
+        source_addresses: source_addresses(of),
         when_all_down: of.choice("when_all_down"),
+        on_backend_down: on_backend_down::build(of),
         drain_timeout: of.get("drain_timeout"),
         relay: of.choice("relay"),
         hash: hash(&of.sub("hash")),
@@ -147,6 +151,17 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         health: health(&of.sub("health")),
         hold: hold(&of.sub("hold")),
     }
+}
+
+fn source_addresses(of: &Scope<'_>) -> Vec<IpAddr> {
+    let all: Vec<At<IpAddr>> = of.get(sources::KEY);
+    let mut distinct = Vec::with_capacity(all.len());
+    for At { value: ip, .. } in all {
+        if !distinct.contains(&ip) {
+            distinct.push(ip);
+        }
+    }
+    distinct
 }
 
 /// The entries of `backends` with their places.

@@ -165,6 +165,11 @@ impl Change {
                 let items: Vec<_> = items.iter().map(Self::written).collect();
                 format!("[{}]", items.join(", "))
             }
+            Value::Table(table) => {
+                let item = |(key, value)| format!("{key} = {}", Self::written(value));
+                let items: Vec<_> = table.iter().map(item).collect();
+                format!("{{ {} }}", items.join(", "))
+            }
             other => other.to_string(),
         }
     }

@@ -13,7 +13,7 @@ use super::choices::{CheckKind, Choice};
 use super::faults::Sink;
 use super::texts::is_name;
 use super::value::{At, Scope, Value};
-use super::{Backend, Balance, WhenAllDown};
+use super::{Backend, Balance, OnBackendDown, WhenAllDown, on_backend_down, sources};
 use crate::net::Address;
 
 /// Throws every warning at the sink.
@@ -29,6 +29,7 @@ pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
     for pool in &file.pools {
         idle.pool(&pool.scope);
         idle.sockets(pool, &clients);
+        sources::check(pool, sink);
         backends(pool, sink);
         times(&pool.scope.sub("health"), sink);
     }
@@ -214,13 +215,19 @@ impl<'a> Idle<'a> {
         if is_readable(&health, "kind") {
             self.health(&health);
         }
-        let tries = pool.choice::<WhenAllDown>("when_all_down") == WhenAllDown::Try;
-        if tries && health.choice::<CheckKind>("kind") == CheckKind::None {
-            self.keys(
-                pool,
-                &["when_all_down"],
-                "without checks (health.kind = \"none\")",
-            );
+        if health.choice::<CheckKind>("kind") == CheckKind::None {
+            self.unchecked(pool);
+        }
+    }
+
+    /// What is about backends that are down, where none ever is.
+    fn unchecked(&mut self, pool: &Scope<'a>) {
+        let why = "without checks (health.kind = \"none\")";
+        if pool.choice::<WhenAllDown>("when_all_down") == WhenAllDown::Try {
+            self.keys(pool, &["when_all_down"], why);
+        }
+        if on_backend_down::build(pool) != OnBackendDown::Keep {
+            self.keys(pool, &[on_backend_down::KEY], why);
         }
     }
 

@@ -183,8 +183,11 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         half_close_timeout,
         user_timeout,
         keepalive,
+        max_age,
         quiet,
+        source_addresses,
         when_all_down,
+        on_backend_down,
         drain_timeout,
         relay,
         hash: Hash { key },
@@ -203,8 +206,11 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         new_connections("half_close_timeout", duration(*half_close_timeout)),
         new_connections("user_timeout", duration(*user_timeout)),
         new_connections("keepalive", duration(*keepalive)),
+        new_connections("max_age", duration(*max_age)),
         new_connections("quiet", duration(*quiet)),
+        new_connections("source_address", texts(source_addresses)),
         new_connections("when_all_down", word(*when_all_down)),
+        at_once("on_backend_down", on_backend_down.written()),
         at_once("drain_timeout", duration(*drain_timeout)),
         new_connections("relay", word(*relay)),
         new_connections("hash.key", word(*key)),
@@ -357,8 +363,10 @@ pub(super) fn effect(header: &str, key: &str) -> Option<Effect> {
         "" => key.to_owned(),
         prefix => format!("{prefix}.{key}"),
     };
+    // A table that is the value of one key takes effect as a whole.
     let mut fields = fields.into_iter();
-    fields.find(|f| f.key == path).map(|field| field.effect)
+    let found = fields.find(|field| field.key == path || field.key == prefix);
+    found.map(|field| field.effect)
 }
 
 /// A backend whose keys all have their defaults, but for its address.

@@ -57,6 +57,14 @@ pub(super) enum Kind {
         words: fn() -> Vec<&'static str>,
         later: &'static [&'static str],
     },
+    /// One of a few words, or a table, which is a value as a whole: nobody else's keys fill it up,
+    /// and those that have no default must be given.
+    WordOrTable {
+        words: fn() -> Vec<&'static str>,
+        table: &'static Table,
+        /// Such a table.
+        such_as: &'static str,
+    },
     Text {
         what: &'static str,
         read: Read,
@@ -100,6 +108,9 @@ impl Kind {
             Self::Share => "a number from 0.0 to 1.0".to_owned(),
             Self::Duration { .. } => "a duration such as \"1m30s\"".to_owned(),
             Self::Word { words, .. } => format!("one of {}", quoted(&words())),
+            Self::WordOrTable { words, such_as, .. } => {
+                format!("{}, or a table such as {such_as}", quoted(&words()))
+            }
             Self::Text { what, .. } => (*what).to_owned(),
             Self::OneOrMore { what, .. } => format!("{what}, or a list of them"),
             Self::Many { what, .. } => format!("a list of strings: {what}"),

@@ -26,6 +26,7 @@ mod fields;
 mod hidden;
 mod keys;
 mod load;
+mod on_backend_down;
 mod one_backend;
 mod places;
 mod rate;
@@ -36,6 +37,7 @@ mod repair;
 mod scalar;
 mod schema;
 mod source;
+mod sources;
 mod suggest;
 mod tables;
 mod texts;
@@ -45,6 +47,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -226,10 +229,18 @@ pub struct Pool {
     pub user_timeout: Duration,
     /// First keep-alive probe after it, see tcp(7); 0: off. Default 60 s.
     pub keepalive: Duration,
+    /// A connection of this age, jittered by a tenth, ends at a quiet moment, and at twice the age
+    /// at any moment; 0: it may become any age. Default 0.
+    pub max_age: Duration,
     /// How long nothing may have moved before a connection counts as quiet; not 0. Default 1 s.
     pub quiet: Duration,
+    /// Addresses of this machine that outgoing connections are bound to in turn; empty: the kernel
+    /// chooses. Default empty.
+    pub source_addresses: Vec<IpAddr>,
     /// Use backends that are down by checks when none is up. Default hold.
     pub when_all_down: WhenAllDown,
+    /// What becomes of the live connections of a backend that is down by checks. Default keep.
+    pub on_backend_down: OnBackendDown,
     /// How long live connections of a backend that was drained, put into maintenance or removed
     /// may go on; 0: until they end. Default 0.
     pub drain_timeout: Duration,
@@ -298,6 +309,23 @@ pub enum WhenAllDown {
     Hold,
     /// Backends that are down by checks are used.
     Try,
+}
+
+/// `pool.NAME.on_backend_down`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBackendDown {
+    /// They go on.
+    Keep,
+    /// They are reset at once.
+    Reset,
+    /// They are reset one after the other, those first on which nothing has moved for longest,
+    /// until the backend is back.
+    Paced {
+        /// From so long after it went down; not 0.
+        after: Duration,
+        /// How many in a time.
+        rate: Rate,
+    },
 }
 
 /// `pool.NAME.relay`.

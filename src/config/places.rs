@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use super::build::{self, File};
 use super::faults::{Problem, Severity};
 use super::source::{self, Source};
+use super::sources;
 use super::value::{At, Value};
 
 /// A key of a configuration that has been read.
@@ -33,6 +34,8 @@ pub enum KeyPath<'a> {
     BackendMaxConnections(&'a str, usize),
     /// `relay` of this pool.
     Relay(&'a str),
+    /// `source_address` of this pool.
+    SourceAddress(&'a str),
     /// `health.ca` of this pool.
     Ca(&'a str),
 }
@@ -52,6 +55,7 @@ impl std::fmt::Display for KeyPath<'_> {
                 write!(f, "pool.{pool}.backends[{index}].max_connections")
             }
             Self::Relay(name) => write!(f, "pool.{name}.relay"),
+            Self::SourceAddress(name) => write!(f, "pool.{name}.source_address"),
             Self::Ca(name) => write!(f, "pool.{name}.health.ca"),
         }
     }
@@ -99,6 +103,8 @@ impl Places {
         }
         for pool in &file.pools {
             note(KeyPath::Relay(pool.name), pool.scope.written("relay"));
+            let sources = pool.scope.written(sources::KEY);
+            note(KeyPath::SourceAddress(pool.name), sources);
             let health = pool.scope.sub("health");
             note(KeyPath::Ca(pool.name), health.written("ca"));
         }

@@ -56,6 +56,10 @@ fn takes(kind: &Kind) -> String {
             let words: Vec<_> = words().iter().map(|word| format!("`\"{word}\"`")).collect();
             words.join(", ")
         }
+        Kind::WordOrTable { words, .. } => {
+            let words: Vec<_> = words().iter().map(|word| format!("`\"{word}\"`")).collect();
+            format!("{}, or a table as below", words.join(", "))
+        }
         Kind::Entries(_) => "list of addresses and tables".to_owned(),
         Kind::Table(_) => "a table".to_owned(),
         _ => kind.expected(),

@@ -7,6 +7,7 @@
 //! A setting that has no effect is left out while it has its default, so that the text brings
 //! no warnings of its own.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, Pool, Runtime, build, env,
+    Log, OnBackendDown, Pool, Runtime, build, env, on_backend_down, sources,
 };
 use crate::net::Address;
 
@@ -148,8 +149,19 @@ impl Writer<'_> {
         if tcp || pool.keepalive != plain.keepalive {
             self.duration("keepalive", pool.keepalive);
         }
+        self.duration("max_age", pool.max_age);
         self.duration("quiet", pool.quiet);
+        let is_ip = |backend: &Backend| matches!(backend.address, Address::Ip(_));
+        if pool.backends.iter().any(is_ip) || !pool.source_addresses.is_empty() {
+            let sources: Vec<_> = pool
+                .source_addresses
+                .iter()
+                .map(IpAddr::to_string)
+                .collect();
+            self.texts(sources::KEY, &sources);
+        }
         self.text("when_all_down", pool.when_all_down.word());
+        self.on_backend_down(pool.on_backend_down);
         self.duration("drain_timeout", pool.drain_timeout);
         self.text("relay", pool.relay.word());
         if pool.balance == Balance::ConsistentHash || pool.hash != plain.hash {
@@ -167,6 +179,22 @@ impl Writer<'_> {
         self.count("max", pool.hold.max);
         if pool.hold.max > 0 || pool.hold.timeout != plain.hold.timeout {
             self.duration("timeout", pool.hold.timeout);
+        }
+    }
+
+    fn on_backend_down(&mut self, what: OnBackendDown) {
+        let item = |(key, value): (&String, &Value)| {
+            let text = value.as_str().unwrap_or_default();
+            let shown = self.shown(&format!("{}/{key}", on_backend_down::KEY), text);
+            format!("{key} = {shown}")
+        };
+        match what.written() {
+            Value::Table(table) => {
+                let items: Vec<_> = table.iter().map(item).collect();
+                let value = format!("{{ {} }}", items.join(", "));
+                self.line(on_backend_down::KEY, &value);
+            }
+            word => self.text(on_backend_down::KEY, word.as_str().unwrap_or_default()),
         }
     }
 

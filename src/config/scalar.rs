@@ -20,6 +20,7 @@ pub(super) fn string(kind: &Kind, text: &str) -> Result<Value, String> {
     match kind {
         Kind::Duration { zero, min, max } => duration(*zero, *min, *max, text),
         Kind::Word { words, later } => word(kind, &words(), later, text),
+        Kind::WordOrTable { words, .. } => word(kind, &words(), &[], text),
         Kind::Text { read, .. } | Kind::OneOrMore { read, .. } | Kind::Many { read, .. } => {
             read(text)
         }

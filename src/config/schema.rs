@@ -127,8 +127,15 @@ impl Reader<'_, '_> {
     /// The value of a key; a fault is reported and leaves [`Value::Faulty`].
     fn value(&mut self, key: &Key, tree: &Tree<'_>) -> At<Value> {
         match (&key.kind, tree.get_ref()) {
-            (Kind::Text { .. } | Kind::Duration { .. } | Kind::Word { .. }, DeValue::String(_)) => {
-                self.text(key, tree)
+            (
+                Kind::Text { .. }
+                | Kind::Duration { .. }
+                | Kind::Word { .. }
+                | Kind::WordOrTable { .. },
+                DeValue::String(_),
+            ) => self.text(key, tree),
+            (Kind::WordOrTable { table, .. }, DeValue::Table(items)) => {
+                self.whole(key, table, tree, items)
             }
             (Kind::OneOrMore { .. }, DeValue::String(_)) => {
                 let item = self.text(key, tree);
@@ -151,6 +158,23 @@ impl Reader<'_, '_> {
                 None => self.fault(tree, scalar::wrong_type(key, tree.get_ref())),
             },
         }
+    }
+
+    /// A table that is the value of a key: what has no default must be given.
+    fn whole(
+        &mut self,
+        key: &Key,
+        table: &'static Table,
+        tree: &Tree<'_>,
+        items: &DeTable<'_>,
+    ) -> At<Value> {
+        let section = self.section(table, items);
+        let required = table.keys.iter().filter(|key| key.default.is_empty());
+        for missing in required.filter(|key| !section.values.contains_key(key.name)) {
+            let message = format!("`{}` needs `{}` beside it", key.name, missing.name);
+            self.sink.fault(tree.span(), message);
+        }
+        At::new(tree.span(), Value::Section(section))
     }
 
     fn texts(&mut self, key: &Key, tree: &Tree<'_>, items: &[Tree<'_>]) -> At<Value> {

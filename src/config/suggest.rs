@@ -114,6 +114,7 @@ const WORD_ALIASES: &[(&str, &str)] = &[
     ("https", "http"),
     ("off", "none"),
     ("ip", "client-ip"),
+    ("shutdown_sessions", "reset"),
 ];
 
 /// The table in which there is such a key.
@@ -163,6 +164,9 @@ const ALIASES: &[(&str, &str)] = &[
     ("type", "kind"),
     ("sni", "server_name"),
     ("status", "expect_status"),
+    ("on_marked_down", "on_backend_down"),
+    ("proxy_bind", "source_address"),
+    ("source", "source_address"),
 ];
 
 /// Why isobar will not have a key, if that is decided.

@@ -13,6 +13,7 @@ use super::keys::{
 };
 use super::texts;
 use super::{Balance, HashKey, LatencyOf, Level, LogFormat, RelayEngine, WhenAllDown};
+use super::{on_backend_down, sources};
 
 /// Linux keeps `TCP_KEEPIDLE` in seconds, at most 32767, see tcp(7) and `include/net/tcp.h`.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -282,21 +283,45 @@ pub(super) static POOL: Table = Table {
             default: "\"60s\"",
             doc: "First keep-alive probe after this long without a byte, then every third of it, three probes; whole seconds. 0s: off.",
         },
+        timeout(
+            "max_age",
+            "\"0s\"",
+            "A connection is closed at a quiet moment once it is this old, counted from its accept, jittered by a tenth for each connection; at twice that age at any moment. 0s: it may become any age.",
+        ),
         interval(
             "quiet",
             "\"1s\"",
-            "`isobar rebalance` closes a connection only when it is quiet: the last byte came from the backend, all is acknowledged, no FIN yet, and nothing has moved for this long.",
+            "`max_age` and `isobar rebalance` close a connection when it is quiet: the last byte came from the backend, all is acknowledged, no FIN yet, and nothing has moved for this long.",
         ),
+        Key {
+            name: sources::KEY,
+            kind: Kind::Many {
+                what: "IP addresses of this machine",
+                read: texts::source_address,
+            },
+            default: "[]",
+            doc: "Connections to backends, and checks, are bound to these in turn, to those of the backend's family, each with its full range of ports. []: the kernel chooses.",
+        },
         word(
             "when_all_down",
             words::<WhenAllDown>,
             "\"hold\"",
             "`try`: use backends that are down by checks when none is up.",
         ),
+        Key {
+            name: on_backend_down::KEY,
+            kind: Kind::WordOrTable {
+                words: on_backend_down::words,
+                table: &ON_BACKEND_DOWN,
+                such_as: "{ after = \"30s\", rate = \"50/s\" }",
+            },
+            default: "\"keep\"",
+            doc: "What becomes of the live connections of a backend that goes down by checks: they go on, are reset at once, or, by a table, after a while and one after the other.",
+        },
         timeout(
             "drain_timeout",
             "\"0s\"",
-            "How long live connections of a backend that was drained, put into maintenance or removed may go on until they are reset. 0s: until they end.",
+            "How long live connections of a backend that is drained, put into maintenance or removed from now on may go on until they are reset; `isobar drain --timeout` says otherwise for one. 0s: until they end.",
         ),
         word(
             "relay",
@@ -309,12 +334,9 @@ pub(super) static POOL: Table = Table {
         table("health", &HEALTH),
         table("hold", &HOLD),
         later("resolve"),
-        later("max_age"),
         later("replay"),
         later("send_proxy"),
-        later("source_address"),
         later("slow_start"),
-        later("on_backend_down"),
         later("outlier"),
     ],
 };
@@ -355,6 +377,25 @@ pub(super) static BACKEND: Table = Table {
             "backup",
             "false",
             "Used only while no other backend can take a connection.",
+        ),
+    ],
+};
+
+/// Of `on_backend_down`.
+pub(super) static ON_BACKEND_DOWN: Table = Table {
+    header: "pool.NAME.on_backend_down",
+    doc: "Live connections of a backend that is down, where that is a table; both keys must be given.",
+    keys: &[
+        interval(
+            "after",
+            "",
+            "From so long on after the backend went down its connections are reset, those first on which nothing has moved for longest. If it is back before, the rest stays.",
+        ),
+        text(
+            "rate",
+            ("a rate such as \"50/s\"", texts::rate),
+            "",
+            "How many in a second, minute or hour, evenly spaced, of each backend: `N/s`, `N/m` or `N/h`.",
         ),
     ],
 };
@@ -497,9 +538,19 @@ static HOLD: Table = Table {
 };
 
 /// Every table, in the order of the reference.
-pub(super) fn all_tables() -> [&'static Table; 11] {
+pub(super) fn all_tables() -> [&'static Table; 12] {
     [
-        &RUNTIME, &ADMIN, &LOG, &DEFAULTS, &LISTENER, &POOL, &BACKEND, &HASH, &LATENCY, &HEALTH,
+        &RUNTIME,
+        &ADMIN,
+        &LOG,
+        &DEFAULTS,
+        &LISTENER,
+        &POOL,
+        &BACKEND,
+        &ON_BACKEND_DOWN,
+        &HASH,
+        &LATENCY,
+        &HEALTH,
         &HOLD,
     ]
 }

@@ -112,6 +112,11 @@ pub(super) fn statuses(text: &str) -> Reading {
     units::statuses(text).map(Value::Statuses)
 }
 
+pub(super) fn rate(text: &str) -> Reading {
+    let rate = text.parse().map(Value::Rate);
+    rate.map_err(str::to_owned)
+}
+
 pub(super) fn percent(text: &str) -> Reading {
     units::percent(text).map(Value::Share)
 }
@@ -156,6 +161,32 @@ pub(super) fn bind_address(text: &str) -> Reading {
         )),
         Err(Refused::Said(message)) => Err(message),
     }
+}
+
+/// An address of this machine to come from.
+pub(super) fn source_address(text: &str) -> Reading {
+    const EXPECTED: &str = "expected an IP address of this machine such as \"10.0.0.5\"";
+    let ip = match text.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical(),
+        Err(_) => {
+            let address = text.parse::<SocketAddr>().ok();
+            let ip = address.map(|address| address.ip().to_string());
+            let ip = ip.or_else(|| Some(text.strip_prefix('[')?.strip_suffix(']')?.to_owned()));
+            return Err(meant(
+                EXPECTED,
+                ip.filter(|ip| ip.parse::<IpAddr>().is_ok()),
+            ));
+        }
+    };
+    if ip.is_unspecified() || ip.is_multicast() {
+        return Err(format!("nothing comes from that: {EXPECTED}"));
+    }
+    if matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()) {
+        return Err(
+            "a link-local address is none to come from: it is one of each interface".to_owned(),
+        );
+    }
+    Ok(Value::Ip(ip))
 }
 
 /// An address to dial.
@@ -300,6 +331,35 @@ mod tests {
         for text in ["10.0.0.256:80", "10.0.0.1:65536", "", "a b:80"] {
             let message = refusal(backend_address(text));
             assert!(message.starts_with("expected IP:PORT"), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_an_address_alone() {
+        for (text, expected) in [
+            ("10.0.0.5", "10.0.0.5"),
+            ("::ffff:10.0.0.5", "10.0.0.5"),
+            ("fd00::5", "fd00::5"),
+        ] {
+            let expected: IpAddr = expected.parse().expect("an address");
+            assert!(
+                matches!(source_address(text), Ok(Value::Ip(ip)) if ip == expected),
+                "{text}"
+            );
+        }
+        for (text, said) in [
+            ("10.0.0.5:80", "did you mean \"10.0.0.5\"?"),
+            ("[fd00::5]:80", "did you mean \"fd00::5\"?"),
+            ("[fd00::5]", "did you mean \"fd00::5\"?"),
+            ("eth0", "such as \"10.0.0.5\""),
+            ("", "such as \"10.0.0.5\""),
+            ("0.0.0.0", "nothing comes from that"),
+            ("::", "nothing comes from that"),
+            ("224.0.0.1", "nothing comes from that"),
+            ("fe80::1", "link-local"),
+        ] {
+            let message = refusal(source_address(text));
+            assert!(message.contains(said), "{text}: {message}");
         }
     }
 

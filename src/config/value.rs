@@ -1,12 +1,13 @@
 //! What a key of the file can hold once it has been read, and how the builder asks for it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use super::keys::{Key, Kind, Table};
-use super::{AccessSink, schema};
+use super::{AccessSink, Rate, schema};
 use crate::net::Address;
 
 /// A value with its place.
@@ -50,6 +51,8 @@ pub(super) enum Value {
     Share(f64),
     Text(String),
     Duration(Duration),
+    Rate(Rate),
+    Ip(IpAddr),
     /// With its text: an unnamed backend is named as it is written.
     Address(Address, String),
     /// `""` where an address may be left out.
@@ -97,6 +100,8 @@ take! {
     f64: Value::Share(share) => Some(*share);
     String: Value::Text(text) | Value::Address(_, text) => Some(text.clone());
     Duration: Value::Duration(duration) => Some(*duration);
+    Rate: Value::Rate(rate) => Some(*rate);
+    IpAddr: Value::Ip(ip) => Some(*ip);
     AccessSink: Value::Sink(sink) => Some(sink.clone());
     Vec<RangeInclusive<u16>>: Value::Statuses(ranges) => Some(ranges.clone());
     Vec<u8>: Value::Bytes(bytes) => Some(bytes.clone());

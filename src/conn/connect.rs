@@ -18,7 +18,7 @@ use super::record::Record;
 use super::visitor::Visitor;
 use crate::config;
 use crate::metrics::Ended;
-use crate::net::{Address, DialError, Liveness, Stream, dial};
+use crate::net::{DialError, Sources, Stream, dial};
 use crate::pool::pause::Wait;
 use crate::pool::{Attempt, Client, Held, Lease, NotHeld, Pool, Ticket};
 use crate::runtime::timers::{Timer, Timers};
@@ -122,7 +122,7 @@ impl<'a> Connector<'a> {
                 break;
             };
             self.record.enter_pool(pool);
-            match self.dial(lease, &settings).await? {
+            match self.dial(lease, pool, &settings).await? {
                 Ok((stream, lease)) => {
                     let pool = Arc::clone(pool);
                     return Ok(Some(Connected {
@@ -165,6 +165,7 @@ impl<'a> Connector<'a> {
     async fn dial(
         &mut self,
         mut lease: Lease,
+        pool: &Pool,
         settings: &config::Pool,
     ) -> Result<Result<(Stream, Lease), (DialError, Lease)>, Ended> {
         self.record.attempts += 1;
@@ -175,11 +176,11 @@ impl<'a> Connector<'a> {
         let started = Instant::now();
         let liveness = super::liveness(settings);
         let address = lease.backend().address.clone();
+        let sources = Sources::new(&settings.source_addresses, &pool.source_turns);
         let dial = pin!(dial_within(
             self.timers,
             settings.connect_timeout,
-            &address,
-            liveness
+            dial(&address, liveness, sources)
         ));
         let dialled = self.unless(dial, |cx| self.client.poll_broken(cx)).await?;
         let now = Instant::now();
@@ -200,6 +201,9 @@ impl<'a> Connector<'a> {
             DialError::Local(_) => Ended::LocalError,
             DialError::Refused(_) => Ended::ConnectFailed,
         });
+        if error.is_local() {
+            return self.warn(error, lease, pool);
+        }
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
@@ -215,6 +219,20 @@ impl<'a> Connector<'a> {
             suppressed,
             "connect failed"
         );
+    }
+
+    /// A fault of this machine is the operator's business, whatever is logged of backends.
+    fn warn(&self, error: &DialError, lease: &Lease, pool: &Pool) {
+        if let Some(suppressed) = pool.local_faults.check(Instant::now()) {
+            tracing::warn!(
+                pool = &*pool.name,
+                backend = &*lease.backend().name,
+                address = %lease.backend().address,
+                %error,
+                suppressed,
+                "cannot connect: a fault of this machine"
+            );
+        }
     }
 
     /// Waits until the pool can take the connection.
@@ -283,10 +301,9 @@ impl<'a> Connector<'a> {
 async fn dial_within(
     timers: &Rc<Timers>,
     timeout: Duration,
-    address: &Address,
-    liveness: Liveness,
+    dial: impl Future<Output = Result<Stream, DialError>>,
 ) -> Result<Stream, DialError> {
-    let mut dial = pin!(dial(address, liveness));
+    let mut dial = pin!(dial);
     let mut timer = Timer::new(timers);
     let deadline = Instant::now() + timeout;
     poll_fn(|cx| match dial.as_mut().poll(cx) {

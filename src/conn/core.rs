@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ending::Order;
+use super::idlest::Question;
 use super::leaving::{Leave, Leaving};
 use super::listing::Ask;
 use super::moving::{Passport, Ticket};
@@ -38,6 +39,8 @@ pub enum Command {
     Serve(super::Arrival),
     /// To list its connections, or a part of them.
     Connections(Ask),
+    /// To say which connections of a backend are the idlest, of a part of them.
+    Idlest(Question),
     /// To end some of its connections at once, or a part of them.
     End(Order),
     /// To end one of its connections at a quiet moment.
@@ -198,6 +201,11 @@ impl Core {
         ask.answer(&self.entries.borrow());
     }
 
+    /// Answers which connections are the idlest.
+    pub fn find_idlest(&self, question: Question) {
+        question.answer(&self.entries.borrow());
+    }
+
     /// Ends some of its connections.
     pub fn end(&self, order: Order) {
         order.obey(&self.entries.borrow());
@@ -270,6 +278,7 @@ pub struct Entry {
     /// The last byte came from the backend.
     answered: Cell<bool>,
     ending: Cell<Option<Ended>>,
+    parting: Cell<Option<Ended>>,
     leaving: RefCell<Option<Leaving>>,
     waker: RefCell<Option<Waker>>,
     moving: Cell<Moving>,
@@ -337,6 +346,7 @@ impl Entry {
             moved_at: Cell::new(now),
             answered: Cell::new(false),
             ending: Cell::new(None),
+            parting: Cell::new(None),
             leaving: RefCell::default(),
             waker: RefCell::default(),
             moving: Cell::new(Moving::No),
@@ -444,6 +454,23 @@ impl Entry {
         }
         self.wake();
         first
+    }
+
+    /// Ends the connection as soon as what is in hand is delivered, if it is established; whether
+    /// this was what ends it is told.
+    pub(super) fn part(&self, ended: Ended) -> bool {
+        let lives = matches!(self.phase.get(), Phase::Relaying | Phase::HalfClosed);
+        let first = lives && self.ending.get().is_none() && self.parting.get().is_none();
+        if first {
+            self.parting.set(Some(ended));
+            self.wake();
+        }
+        first
+    }
+
+    /// Why it is to end so, if it was told to.
+    pub(super) fn parting(&self) -> Option<Ended> {
+        self.parting.get()
     }
 
     /// Ends the connection at the first quiet moment. What nobody can take back stands; of other

@@ -1,5 +1,5 @@
-//! Ending some of a core's connections: asked by the admin endpoint and by the clock, done in
-//! portions, as [`listing`](super::listing) looks at them.
+//! Ending some of a core's connections: asked by the admin endpoint, by the clock and by checks,
+//! done in portions, as [`listing`](super::listing) looks at them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -23,6 +23,10 @@ pub enum Which {
     /// Those that are established with the backend whose name this is, by its very pointer: not
     /// those of another that had the same name.
     EstablishedWith(Arc<str>),
+    /// Those of them that were accepted by then.
+    EstablishedBy(Arc<str>, Instant),
+    /// The established ones of these ids, at most [`PORTION`].
+    Each(Arc<[u64]>),
 }
 
 /// What came of it.
@@ -86,11 +90,15 @@ impl Order {
 
     fn portion(&self, table: &BTreeMap<u64, Rc<Entry>>) -> Portion {
         let mut portion = Portion::default();
-        if let Which::Id(id) = self.which {
-            table
-                .get(&id)
-                .iter()
-                .for_each(|entry| self.count(entry, &mut portion));
+        let named = match &self.which {
+            Which::Id(id) => Some(std::slice::from_ref(id)),
+            Which::Each(ids) => Some(&**ids),
+            _ => None,
+        };
+        if let Some(named) = named {
+            let named = named.iter().filter_map(|id| table.get(id));
+            let meant = named.filter(|entry| self.which.takes(entry));
+            meant.for_each(|entry| self.count(entry, &mut portion));
             return portion;
         }
         let mut entries = table.range((Excluded(self.after), Unbounded));
@@ -107,9 +115,13 @@ impl Order {
 
     fn count(&self, entry: &Entry, portion: &mut Portion) {
         portion.toll.matched += 1;
-        if let Some(ended) = self.ended {
-            portion.toll.closed += usize::from(entry.end(ended));
-        }
+        let closed = match self.ended {
+            // What the backend has said before it went down is delivered.
+            Some(ended @ Ended::BackendDown) => entry.part(ended),
+            Some(ended) => entry.end(ended),
+            None => false,
+        };
+        portion.toll.closed += usize::from(closed);
     }
 }
 
@@ -118,16 +130,24 @@ impl Which {
         match self {
             Self::Id(id) => entry.id() == *id,
             Self::Matching(filter, now) => filter.takes(entry, *now),
-            Self::EstablishedWith(name) => {
-                let phase = entry.phase();
-                let established =
-                    matches!(phase, Phase::Relaying | Phase::HalfClosed | Phase::Closing);
-                let place = entry.place();
-                let there = place.backend.as_ref();
-                established && there.is_some_and(|there| Arc::ptr_eq(there, name))
+            Self::EstablishedWith(name) => is_established_with(entry, name),
+            Self::EstablishedBy(name, then) => {
+                entry.accepted() <= *then && is_established_with(entry, name)
             }
+            Self::Each(_) => is_established(entry),
         }
     }
+}
+
+fn is_established(entry: &Entry) -> bool {
+    let phase = entry.phase();
+    matches!(phase, Phase::Relaying | Phase::HalfClosed | Phase::Closing)
+}
+
+pub(super) fn is_established_with(entry: &Entry, name: &Arc<str>) -> bool {
+    let place = entry.place();
+    let there = place.backend.as_ref();
+    is_established(entry) && there.is_some_and(|there| Arc::ptr_eq(there, name))
 }
 
 #[cfg(test)]
@@ -181,6 +201,32 @@ mod tests {
         assert_eq!(end(&dialling, &which, drained), toll(0, 0));
         let held = table(&[&old], Phase::Held);
         assert_eq!(end(&held, &which, drained), toll(0, 0));
+    }
+
+    #[test]
+    fn those_of_a_backend_that_is_down_part_and_who_came_later_does_not() {
+        let b1: Arc<str> = "b1".into();
+        let all = table(&[&b1, &b1], Phase::Relaying);
+        let down = Some(Ended::BackendDown);
+        let earlier = Instant::now() - std::time::Duration::from_secs(1);
+        let before = Which::EstablishedBy(Arc::clone(&b1), earlier);
+        assert_eq!(end(&all, &before, down), toll(0, 0));
+        let by_now = Which::EstablishedBy(b1, Instant::now());
+        assert_eq!(end(&all, &by_now, down), toll(2, 2));
+        assert_eq!(end(&all, &by_now, down), toll(2, 0), "once is enough");
+        assert!(all.values().all(|entry| entry.ending().is_none()));
+        assert!(all.values().all(|entry| entry.parting() == down));
+    }
+
+    #[test]
+    fn of_several_ids_those_that_are_there_and_established_are_ended() {
+        let b1: Arc<str> = "b1".into();
+        let all = table(&[&b1, &b1, &b1], Phase::Relaying);
+        all[&2].set_phase(Phase::Connecting);
+        let these = Which::Each([1, 2, 9].into());
+        assert_eq!(end(&all, &these, Some(Ended::BackendDown)), toll(1, 1));
+        assert_eq!(all[&1].parting(), Some(Ended::BackendDown));
+        assert_eq!(end(&all, &Which::Each([].into()), None), toll(0, 0));
     }
 
     #[test]

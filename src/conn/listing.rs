@@ -19,7 +19,7 @@ use crate::net::Address;
 
 /// Connections that a core looks at in one go: a tenth of a millisecond, as much as it spends
 /// on a few new connections.
-pub(super) const PORTION: usize = 512;
+pub const PORTION: usize = 512;
 
 /// What a connection must be; nothing given: anything.
 #[derive(Clone, Debug, Default, PartialEq)]

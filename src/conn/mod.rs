@@ -4,6 +4,7 @@
 pub mod core;
 pub mod ending;
 pub mod gate;
+pub mod idlest;
 pub mod leaving;
 pub mod listing;
 pub mod moving;

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::listen::bound_address;
+use super::source::{Sources, bind_to, is_of_source};
 use super::stream::{Kind, Liveness, Stream};
 use super::{Address, unix_address};
 
@@ -77,27 +78,28 @@ const LOCAL_FAULTS: &[Errno] = &[
     Errno::PERM,
 ];
 
-/// Connects to `address`, for as long as the kernel tries.
+/// Connects to `address`, for as long as the kernel tries, from the first of `sources` that has a
+/// port left; a Unix socket from none of them.
 ///
 /// # Errors
 /// [`DialError`], never [`DialError::Timeout`], which is for whoever gives up sooner.
 ///
 /// # Cancel safety
 /// Dropping the future closes the socket; no attempt lingers.
-pub async fn dial(address: &Address, liveness: Liveness) -> Result<Stream, DialError> {
+pub async fn dial(
+    address: &Address,
+    liveness: Liveness,
+    sources: Sources<'_>,
+) -> Result<Stream, DialError> {
     match address {
         Address::Ip(ip) => {
-            let family = if ip.is_ipv4() {
-                AddressFamily::INET
-            } else {
-                AddressFamily::INET6
-            };
-            let socket = open(family)?;
-            // Keep-alive is for whoever keeps the connection for long enough to need it.
-            liveness.apply_user_timeout(&socket)?;
-            let started = connect(&socket, ip);
+            let Begun {
+                socket,
+                started,
+                bound,
+            } = begin(*ip, liveness, sources)?;
             let stream = established(socket, Kind::Tcp, started).await?;
-            refuse_itself(&stream, *ip)?;
+            refuse_itself(&stream, *ip, bound)?;
             Ok(stream)
         }
         Address::Unix(path) => {
@@ -109,13 +111,73 @@ pub async fn dial(address: &Address, liveness: Liveness) -> Result<Stream, DialE
     }
 }
 
+/// A connect that was started.
+struct Begun {
+    socket: OwnedFd,
+    started: rustix::io::Result<()>,
+    /// It comes from an address of the operator's choice.
+    bound: bool,
+}
+
+/// Starts to connect from the first source address that can be used; where there is none of the
+/// family from the one that the kernel chooses. An address whose ports are all in use towards
+/// this destination gives way to the next, and so does one that this machine does not have.
+fn begin(ip: SocketAddr, liveness: Liveness, sources: Sources<'_>) -> Result<Begun, DialError> {
+    let mut failed = None;
+    for source in sources.towards(ip.ip()) {
+        let socket = open_tcp(ip, liveness)?;
+        let started = match bind_to(&socket, source) {
+            Ok(()) => connect(&socket, &ip),
+            Err(error) => {
+                failed = Some((source, error));
+                continue;
+            }
+        };
+        match started.map_err(io::Error::from) {
+            Err(error) if is_of_source(&error) => failed = Some((source, error)),
+            _ => {
+                let bound = true;
+                return Ok(Begun {
+                    socket,
+                    started,
+                    bound,
+                });
+            }
+        }
+    }
+    if let Some((source, error)) = failed {
+        let error = io::Error::new(error.kind(), format!("from {source}: {error}"));
+        return Err(DialError::Local(error));
+    }
+    let socket = open_tcp(ip, liveness)?;
+    let started = connect(&socket, &ip);
+    Ok(Begun {
+        socket,
+        started,
+        bound: false,
+    })
+}
+
+fn open_tcp(ip: SocketAddr, liveness: Liveness) -> io::Result<OwnedFd> {
+    let family = if ip.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = open(family)?;
+    // Keep-alive is for whoever keeps the connection for long enough to need it.
+    liveness.apply_user_timeout(&socket)?;
+    Ok(socket)
+}
+
 /// Refuses a connection of a socket to itself.
 ///
 /// Where nobody listens on a loopback port, the kernel may choose just that port as the source
 /// of a connect to it, which TCP takes for a simultaneous open (RFC 9293, 3.5): the socket
 /// would echo to its client, and keep the port from the backend that wants it back.
-fn refuse_itself(stream: &Stream, address: SocketAddr) -> io::Result<()> {
-    let possible = address.ip().is_loopback() && address.port() >= first_ephemeral_port();
+fn refuse_itself(stream: &Stream, address: SocketAddr, bound: bool) -> io::Result<()> {
+    let is_near = bound || address.ip().is_loopback();
+    let possible = is_near && address.port() >= first_ephemeral_port();
     if possible && bound_address(stream.socket())? == address {
         return Err(Errno::CONNREFUSED.into());
     }
@@ -178,7 +240,7 @@ mod tests {
         let stream = established(socket, Kind::Tcp, started)
             .await
             .expect("it met itself");
-        let refused = refuse_itself(&stream, own).expect_err("that is no backend");
+        let refused = refuse_itself(&stream, own, false).expect_err("that is no backend");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

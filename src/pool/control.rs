@@ -214,22 +214,28 @@ impl Control {
         !all.any(|t| t.takes(State::Up) && !Arc::ptr_eq(&t.backend, backend))
     }
 
-    /// What a check says; the change of state it makes, if any. A result that comes after its
-    /// backend was removed or put into maintenance is none any more.
+    /// What a check says; the change of state it makes, if any, and whether checks say otherwise
+    /// than before. A result that comes after its backend was removed or put into maintenance is
+    /// none any more.
     pub(super) fn checked(
         &mut self,
         backend: &Arc<Backend>,
         check: CheckResult,
         now: Instant,
-    ) -> Option<Moved> {
+    ) -> (Option<Moved>, bool) {
         let alone = self.is_alone(backend);
-        let tracked = self.of(backend).filter(|tracked| tracked.wants_checks())?;
+        let Some(tracked) = self.of(backend).filter(|tracked| tracked.wants_checks()) else {
+            return (None, false);
+        };
         let before = tracked.state();
         let (cause, took) = (check.cause().to_owned(), check.took);
         let passed = check.passed();
         tracked.last_check = Some(check);
-        tracked.health.record(passed, alone, now)?;
-        tracked.moved(before, cause, Some(took), "checks")
+        if tracked.health.record(passed, alone, now).is_none() {
+            return (None, false);
+        }
+        tracked.note_fall(now);
+        (tracked.moved(before, cause, Some(took), "checks"), true)
     }
 
     /// Does what has become due.
@@ -421,8 +427,13 @@ impl Pool {
         } else {
             counters.checks_failed.add(1);
         }
-        let moved = self.look(|control| control.checked(backend, check, Instant::now()));
+        let now = Instant::now();
+        let (moved, turned) = self.look(|control| control.checked(backend, check, now));
         let Some(moved) = moved else {
+            if turned {
+                // It is drained, which shows more than what checks say; some want to know.
+                self.revision.send_replace(());
+            }
             return self.given_back();
         };
         if moved.to == State::Up {

@@ -47,6 +47,9 @@ pub struct BackendState {
     pub since: SystemTime,
     /// It takes no new connections because somebody wants it so.
     pub leaving: Option<LeavingState>,
+    /// How long its checks have said that it is down; `None`: they do not.
+    #[serde(default)]
+    pub down_for: Option<Duration>,
     /// The last check.
     pub last_check: Option<CheckResult>,
     /// Its last changes of state.
@@ -62,6 +65,9 @@ pub struct LeavingState {
     pub left: Option<Duration>,
     /// How many were reset.
     pub reset: u64,
+    /// Whether that time was asked for.
+    #[serde(default)]
+    pub asked: bool,
 }
 
 /// A runtime change.

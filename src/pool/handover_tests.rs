@@ -158,3 +158,39 @@ fn a_ceiling_leaves_the_rest_of_a_limit_to_another_process() {
     assert_eq!(backend.ceiling(), u32::MAX);
     assert!(slot(&pool).is_some());
 }
+
+/// A time that is over is not without end, and when it ends is told as it was.
+#[test]
+fn the_time_of_a_drained_backend_goes_on() {
+    let loaded = file(TWO);
+    let (old, new) = (pool(&loaded), pool(&loaded));
+    let hour = Duration::from_secs(3600);
+    let drained = Wanted {
+        state: Some(AdminState::Drain),
+        timeout: Some(hour),
+        ..Wanted::default()
+    };
+    old.set("127.0.0.1:1", drained, &stamp())
+        .expect("a backend");
+    let until = |pool: &Pool| {
+        let leaving = pool.overview().backends[0].leaving;
+        leaving.and_then(|leaving| leaving.until).expect("a time")
+    };
+    let mut memory = sent(&old.memory());
+    let mut leaving = memory.backends[0].leaving.expect("it leaves");
+    assert!(leaving.asked);
+    leaving.since -= hour / 2;
+    leaving.left = Some(hour / 2);
+    memory.backends[0].leaving = Some(leaving);
+    new.remember(memory.clone(), &loaded.config);
+    let left = until(&new).duration_since(SystemTime::now());
+    let left = left.expect("half an hour");
+    assert!(left <= hour / 2 && left > hour / 3, "{left:?}");
+    memory.backends[0].leaving = Some(LeavingState {
+        left: Some(Duration::ZERO),
+        ..leaving
+    });
+    let newer = pool(&loaded);
+    newer.remember(memory, &loaded.config);
+    assert!(until(&newer) <= SystemTime::now(), "it is over");
+}

@@ -8,6 +8,7 @@
 mod backend;
 mod control;
 pub mod explain;
+mod fallen;
 pub mod handover;
 pub mod history;
 mod lease;
@@ -36,6 +37,7 @@ use tokio::sync::{Notify, watch};
 
 pub use backend::{Backend, BackendCounters, Obstacle};
 pub use control::{Bytes, Due, Overview};
+pub use fallen::Fallen;
 pub use hold::Ticket;
 pub use lease::Lease;
 pub use rebalance::Rebalance;
@@ -52,7 +54,7 @@ use crate::conn::visitor::Visitor;
 use crate::log::SharedThrottle;
 use crate::metrics::ledger::{Named, by_word};
 use crate::metrics::{Counter, Ended, Histogram, PerCore};
-use crate::net::Address;
+use crate::net::{Address, Turns};
 use backend::Asker;
 use control::Control;
 use pause::Pause;
@@ -100,6 +102,10 @@ pub struct Pool {
     pub hold_seconds: Histogram,
     /// For the lines about failed connects.
     pub connect_failures: SharedThrottle,
+    /// For the lines about connects that failed by a fault of this machine.
+    pub local_faults: SharedThrottle,
+    /// Whose turn it is among `source_address`.
+    pub source_turns: Turns,
     current: ArcSwap<Snapshot>,
     control: Mutex<Control>,
     hold: Arc<hold::Queue<Attempt, Lease>>,
@@ -219,6 +225,8 @@ impl Pool {
             duration_seconds: Histogram::new(cores),
             hold_seconds: Histogram::new(cores),
             connect_failures: SharedThrottle::new(Instant::now()),
+            local_faults: SharedThrottle::new(Instant::now()),
+            source_turns: Turns::default(),
             current: ArcSwap::from_pointee(control.snapshot(None)),
             control: Mutex::new(control),
             hold: Arc::default(),

@@ -76,17 +76,43 @@ pub struct Leaving {
     pub until: Option<SystemTime>,
     /// How many were.
     pub reset: u64,
+    /// Whether that time was asked for; else it is the pool's `drain_timeout` of when it began.
+    pub asked: bool,
     deadline: Option<Instant>,
 }
 
 impl Leaving {
-    fn begin(time: Duration, at: SystemTime, now: Instant) -> Self {
+    /// It begins; zero: they may go on.
+    fn begin((time, asked): (Duration, bool), at: SystemTime, now: Instant) -> Self {
         let time = Some(time).filter(|time| !time.is_zero());
         Self {
             since: at,
             until: time.and_then(|time| at.checked_add(time)),
             reset: 0,
+            asked,
             deadline: time.and_then(|time| now.checked_add(time)),
+        }
+    }
+
+    /// It goes on from another process, where so much was left; nothing left is not without end.
+    fn go_on(memory: LeavingState, now: Instant) -> Self {
+        Self {
+            since: memory.since,
+            until: memory
+                .left
+                .and_then(|left| SystemTime::now().checked_add(left)),
+            reset: memory.reset,
+            asked: memory.asked,
+            deadline: memory.left.and_then(|left| now.checked_add(left)),
+        }
+    }
+
+    fn memory(self, now: Instant) -> LeavingState {
+        LeavingState {
+            since: self.since,
+            left: self.deadline.map(|at| at.saturating_duration_since(now)),
+            reset: self.reset,
+            asked: self.asked,
         }
     }
 }
@@ -100,6 +126,8 @@ pub(super) struct Tracked {
     pub(super) last_check: Option<CheckResult>,
     /// Of the configuration that the process was started with.
     pub(super) original: bool,
+    /// Since when checks say that it is down; `None`: they do not, or there are none.
+    pub(super) fallen_at: Option<Instant>,
     admin: AdminState,
     removed: bool,
     leaving: Option<Leaving>,
@@ -137,6 +165,7 @@ impl Tracked {
             health,
             last_check: None,
             original: false,
+            fallen_at: None,
             admin: AdminState::Ready,
             removed: false,
             leaving: None,
@@ -205,6 +234,7 @@ impl Tracked {
             self.last_check = None;
         }
         self.checkable = checkable;
+        self.note_fall(now);
         let cause = "checks are switched off".to_owned();
         self.moved(before, cause, None, &stamp.by)
     }
@@ -225,30 +255,35 @@ impl Tracked {
         if from == AdminState::Maintenance && to != from && self.checkable {
             self.health.restart(now);
         }
+        self.note_fall(now);
         match (to, time) {
             (AdminState::Ready, _) => self.leaving = None,
-            (_, (Some(asked), _)) => self.leave(asked, stamp, now),
-            (_, (None, of_pool)) if self.leaving.is_none() => self.leave(of_pool, stamp, now),
+            (_, (Some(asked), _)) => self.leave((asked, true), stamp, now),
+            (_, (None, of_pool)) if self.leaving.is_none() => {
+                self.leave((of_pool, false), stamp, now);
+            }
             _ => {}
         }
         let cause = format!("set to {}", to.as_str());
         self.moved(before, cause, None, &stamp.by)
     }
 
-    /// It is not in the pool any more.
+    /// It is not in the pool any more. The time that was asked for when it was drained stands, and
+    /// so does one that runs.
     pub(super) fn remove(&mut self, time: Duration, stamp: &Stamp, now: Instant) -> Option<Moved> {
         let before = self.state();
         self.removed = true;
+        self.note_fall(now);
         if self
             .leaving
-            .is_none_or(|leaving| leaving.deadline.is_none())
+            .is_none_or(|leaving| leaving.deadline.is_none() && !leaving.asked)
         {
-            self.leave(time, stamp, now);
+            self.leave((time, false), stamp, now);
         }
         self.moved(before, "removed".to_owned(), None, &stamp.by)
     }
 
-    fn leave(&mut self, time: Duration, stamp: &Stamp, now: Instant) {
+    fn leave(&mut self, time: (Duration, bool), stamp: &Stamp, now: Instant) {
         self.leaving = Some(Leaving::begin(time, stamp.since, now));
     }
 
@@ -316,11 +351,8 @@ impl Tracked {
             health: self.checkable.then(|| self.health.memory(now)),
             latency: self.backend.latency(now),
             since: self.since,
-            leaving: self.leaving.map(|leaving| LeavingState {
-                since: leaving.since,
-                left: leaving.deadline.map(|at| at.saturating_duration_since(now)),
-                reset: leaving.reset,
-            }),
+            leaving: self.leaving.map(|leaving| leaving.memory(now)),
+            down_for: self.fallen_at.map(|at| now.saturating_duration_since(at)),
             last_check: self.last_check.clone(),
             history: self.history.clone(),
         }
@@ -330,6 +362,9 @@ impl Tracked {
     pub(super) fn remember(&mut self, memory: &BackendState, now: Instant) {
         if let Some(health) = memory.health.filter(|_| self.checkable) {
             self.health.remember(&health, now);
+            let fallen_at = memory.down_for.and_then(|time| now.checked_sub(time));
+            self.fallen_at = fallen_at;
+            self.note_fall(now);
         }
         if let Some(latency) = memory
             .latency
@@ -338,10 +373,7 @@ impl Tracked {
             self.backend.observe_latency(latency, now);
         }
         if let Some(leaving) = memory.leaving.filter(|_| self.leaving.is_some()) {
-            self.leaving = Some(Leaving {
-                reset: leaving.reset,
-                ..Leaving::begin(leaving.left.unwrap_or_default(), leaving.since, now)
-            });
+            self.leaving = Some(Leaving::go_on(leaving, now));
         }
         self.since = memory.since;
         self.last_check.clone_from(&memory.last_check);

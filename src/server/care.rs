@@ -1,11 +1,11 @@
 //! What is done for each pool while it is there: its checks, the clients that it holds, what is
-//! due at a certain time.
+//! due at a certain time, what live connections of a backend that is down are in for.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::tend;
+use super::{shed, tend};
 use crate::check::Checks;
 use crate::conn::CoreHandle;
 use crate::pool::Pool;
@@ -24,13 +24,14 @@ impl Care {
         let (rest, stop) = (CancellationToken::new(), halt.child_token());
         checks.spawn(&stop);
         let tasks = {
-            let (held, due) = (Arc::clone(&pool), Arc::clone(&pool));
+            let (held, due, fallen) = (Arc::clone(&pool), Arc::clone(&pool), Arc::clone(&pool));
             let (rest, cores) = (rest.clone(), cores.to_vec());
             async move {
                 tokio::select! {
                     () = rest.cancelled() => {}
                     () = held.tend() => {}
-                    () = tend::keep_time(due, cores) => {}
+                    () = tend::keep_time(due, cores.clone()) => {}
+                    () = shed::keep_shedding(fallen, cores) => {}
                 }
             }
         };

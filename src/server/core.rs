@@ -56,6 +56,7 @@ impl CorePlan {
                 Command::Do(work) => work(&core),
                 Command::Serve(arrival) => begin(&core, arrival),
                 Command::Connections(ask) => core.list(ask),
+                Command::Idlest(question) => core.find_idlest(question),
                 Command::End(order) => core.end(order),
                 Command::Leave(leave) => core.leave(leave),
                 Command::EndAll(ended) => core.end_all(ended),

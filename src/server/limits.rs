@@ -12,6 +12,7 @@ mod machine;
 mod pipes;
 mod ports;
 mod shortages;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod wanted;

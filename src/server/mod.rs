@@ -13,6 +13,7 @@ mod live;
 mod notify;
 mod privileges;
 mod reload;
+mod shed;
 mod signals;
 mod stop;
 mod supervised;

@@ -28,7 +28,7 @@ pub(super) async fn keep_time(pool: Arc<Pool>, cores: Vec<CoreHandle>) {
     }
 }
 
-async fn until(at: Option<Instant>) {
+pub(super) async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

@@ -139,7 +139,9 @@ async fn an_http_answer_outside_the_accepted_codes_fails_with_both() {
 /// word.
 async fn answered_and_reset(answer: &[u8]) -> (Stream, Address) {
     let (listener, address) = listener().await;
-    let stream = tcp::open(&address).await.expect("it listens");
+    let (none, turns) = ([], crate::net::Turns::default());
+    let sources = crate::net::Sources::new(&none, &turns);
+    let stream = tcp::open(&address, sources).await.expect("it listens");
     let (mut peer, _) = listener.accept().await.expect("the check");
     peer.write_all(answer).await.expect("it listens");
     peer.set_zero_linger().expect("a socket");

@@ -103,6 +103,38 @@ fn each_fault_is_told_at_its_place() {
             "6:19: `interval` must be a duration such as \"1m30s\", not a date",
         ),
         (
+            "on_backend_down = \"rest\"",
+            "6:19: `on_backend_down` cannot be \"rest\": expected \"keep\" or \"reset\", or a table such as { after = \"30s\", rate = \"50/s\" }, did you mean \"reset\"?",
+        ),
+        (
+            "source_address = \"10.0.0.5\"",
+            "6:18: `source_address` must be a list of strings: IP addresses of this machine, not \"10.0.0.5\", did you mean [\"10.0.0.5\"]?",
+        ),
+        (
+            "source_address = [\"10.0.0.5:80\"]",
+            "6:19: `source_address` cannot be \"10.0.0.5:80\": expected an IP address of this machine such as \"10.0.0.5\", did you mean \"10.0.0.5\"?",
+        ),
+        (
+            "on_backend_down = true",
+            "6:19: `on_backend_down` must be \"keep\" or \"reset\", or a table such as { after = \"30s\", rate = \"50/s\" }, not true",
+        ),
+        (
+            "on_backend_down = { after = \"30s\" }",
+            "6:19: `on_backend_down` needs `rate` beside it",
+        ),
+        (
+            "on_backend_down = { after = \"0s\", rate = \"50/s\" }",
+            "6:29: `after` cannot be \"0s\": 0s makes no sense here",
+        ),
+        (
+            "on_backend_down = { after = \"1s\", rate = \"0/s\" }",
+            "6:42: `rate` cannot be \"0/s\": expected a rate such as 5/s, 600/m or 1000/h, at least 1",
+        ),
+        (
+            "on_backend_down = { aftr = \"1s\", rate = \"5/s\" }",
+            "6:21: unknown key `aftr` in [pool.p.on_backend_down], did you mean `after`?",
+        ),
+        (
             "hash.key = \"sni\"",
             "6:12: `key` cannot be \"sni\": this is not available in this version of isobar yet",
         ),

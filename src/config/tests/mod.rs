@@ -9,6 +9,7 @@ use super::value::Value;
 use super::*;
 
 mod faults;
+mod on_backend_down;
 pub(super) mod properties;
 mod warnings;
 
@@ -172,7 +173,8 @@ fn every_key_is_shown_where_it_has_an_effect() {
     let text = |balance: &str, kind: &str| {
         let bind = "[listener.u]\nbind = \"unix:/a\"\npool = \"p\"\n[runtime]\nwatch = true\n";
         with_pool(&format!(
-            "{}health = {{ kind = \"{kind}\", tls = true }}\n{bind}",
+            "{}health = {{ kind = \"{kind}\", tls = true }}\n\
+             on_backend_down = {{ after = \"1s\", rate = \"1/s\" }}\n{bind}",
             pool(balance)
         ))
     };

@@ -152,6 +152,27 @@ fn backend(index: usize) -> impl Strategy<Value = Backend> {
     )
 }
 
+fn on_backend_down() -> impl Strategy<Value = OnBackendDown> {
+    prop_oneof![
+        Just(OnBackendDown::Keep),
+        Just(OnBackendDown::Reset),
+        (interval(), 1..u32::MAX, select(&["s", "m", "h"])).prop_map(|(after, count, unit)| {
+            let rate = format!("{count}/{unit}").parse().expect("a rate");
+            OnBackendDown::Paced { after, rate }
+        }),
+    ]
+}
+
+fn sources() -> impl Strategy<Value = Vec<std::net::IpAddr>> {
+    let v4 = (1u32..=0xdfff_ffff).prop_map(|ip| std::net::Ipv4Addr::from(ip).into());
+    let v6 =
+        (0xfd00_u128 << 112..0xfd01_u128 << 112).prop_map(|ip| std::net::Ipv6Addr::from(ip).into());
+    vec(prop_oneof![v4, v6], 0..3).prop_map(|mut all| {
+        all.dedup();
+        all
+    })
+}
+
 fn backends() -> impl Strategy<Value = Vec<Backend>> {
     (0..4usize).prop_flat_map(|count| (0..count).map(backend).collect::<Vec<_>>())
 }
@@ -216,7 +237,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
         interval(),
         timeout(),
         timeout(),
-        interval(),
+        (interval(), timeout(), on_backend_down(), sources()),
     );
     let kernel = (duration(0, 1000), duration(1000, 32_767_000));
     (backends(), health(), fallback, words, counts, times, kernel).prop_map(
@@ -232,8 +253,11 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             half_close_timeout: times.2,
             user_timeout: kernel.0,
             keepalive: Duration::from_secs(kernel.1.as_secs()),
-            quiet: times.6,
+            max_age: times.6.1,
+            quiet: times.6.0,
+            source_addresses: times.6.3,
             when_all_down: words.1,
+            on_backend_down: times.6.2,
             drain_timeout: times.5,
             relay: words.2,
             hash: Hash { key: words.3 },

@@ -69,6 +69,27 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
             "6:17: `when_all_down` has no effect without checks (health.kind = \"none\")",
         ),
         (
+            "source_address = [\"10.0.0.5\"]\n[defaults.pool]\nsource_address = [\"fd00::5\"]\n\
+             [pool.q]\nbackends = [\"10.0.0.2:1\"]\n[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"q\"",
+            "9:7: `source_address` has no IPv4 address: connections to backend `10.0.0.2:1` are not bound",
+        ),
+        (
+            "source_address = [\"fd00::5\", \"10.0.0.5\"]",
+            "6:19: this has no effect: no backend of this pool has an IPv6 address",
+        ),
+        (
+            "source_address = [\"10.0.0.5\", \"10.0.0.5\"]",
+            "6:31: this has no effect: it stands there already",
+        ),
+        (
+            "fallback = \"q\"\n[pool.q]\nbackends = [\"unix:/b\"]\nsource_address = [\"10.0.0.5\"]",
+            "9:19: `source_address` has no effect: all backends of this pool are Unix sockets",
+        ),
+        (
+            "on_backend_down = \"reset\"\nhealth.kind = \"none\"",
+            "6:19: `on_backend_down` has no effect without checks (health.kind = \"none\")",
+        ),
+        (
             "[defaults.pool.health]\nhost = \"a\"",
             "7:8: `host` has no effect with kind = \"tcp\", in any pool",
         ),

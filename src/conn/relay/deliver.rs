@@ -1,5 +1,6 @@
 //! The last act of a connection of which one side broke: what that side had sent before goes
-//! to the other side, as far as the other side takes it.
+//! to the other side, as far as the other side takes it. Of one that isobar itself ends in the
+//! middle of something that is what was taken from either side by then.
 //!
 //! A reset overtakes what is still in the sender's queue (the kernel drops it), so this waits
 //! until the receiver's kernel has acknowledged everything, or has made no progress for
@@ -21,8 +22,18 @@ const FIRST_LOOK: Duration = Duration::from_millis(1);
 /// and at least this often.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
-/// Delivers what is in hand and what `source` still has, then waits for it to arrive.
+/// What is to be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// What is in hand and what the source still has.
+    Everything,
+    /// What is in hand.
+    InHand,
+}
+
+/// Delivers that, then waits for it to arrive.
 pub(super) async fn deliver(
+    what: What,
     direction: &mut Direction,
     source: &Stream,
     sink: &Stream,
@@ -31,7 +42,7 @@ pub(super) async fn deliver(
 ) {
     let mut patience = Patience::new(sink);
     while !patience.is_exhausted() {
-        let step = pin!(poll_fn(|cx| step(cx, direction, source, sink, core)));
+        let step = pin!(poll_fn(|cx| step(cx, what, direction, source, sink, core)));
         let step = core.timers().timeout_at(patience.deadline(), step);
         let Ok((tally, end)) = step.await else {
             patience.note(0);
@@ -52,6 +63,7 @@ pub(super) async fn deliver(
 /// Completes with what moved, and with the end if there was one.
 fn step(
     cx: &mut Context<'_>,
+    what: What,
     direction: &mut Direction,
     source: &Stream,
     sink: &Stream,
@@ -65,7 +77,11 @@ fn step(
         pipes: core.pipes(),
         tally: &mut tally,
     };
-    match direction.poll(cx, &mut link) {
+    let polled = match what {
+        What::Everything => direction.poll(cx, &mut link),
+        What::InHand => direction.poll_in_hand(cx, &mut link),
+    };
+    match polled {
         Poll::Ready(end) => Poll::Ready((tally, Some(end))),
         Poll::Pending if tally.delivered > 0 => Poll::Ready((tally, None)),
         Poll::Pending => Poll::Pending,

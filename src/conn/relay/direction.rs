@@ -180,6 +180,15 @@ impl Direction {
         }
     }
 
+    /// Moves what is in hand and takes no more: when all of it is with the sink it has come to its
+    /// end, as if the source had sent FIN.
+    pub(super) fn poll_in_hand(&mut self, cx: &mut Context<'_>, link: &mut Link<'_>) -> Poll<End> {
+        self.deliver(cx, link).map(|delivered| match delivered {
+            Ok(()) => End::Fin,
+            Err(error) => End::SinkBroke(error),
+        })
+    }
+
     /// Delivers what is in hand.
     fn deliver(&mut self, cx: &mut Context<'_>, link: &mut Link<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.sink_error.take() {

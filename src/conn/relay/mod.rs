@@ -7,16 +7,20 @@
 //! that was cut short looks complete.
 //!
 //! A connection that is to leave at a quiet moment looks for one whenever it has nothing to do,
-//! and both sides are reset then, see [`leaving`](super::leaving).
+//! and both sides are reset then, see [`leaving`](super::leaving). One that may not become older,
+//! or whose backend is down, ends in the middle of something if need be: what is in hand is
+//! delivered first.
 //!
 //! A broken side is noticed also while nobody reads it, because the other one is full or its
 //! own FIN was passed on already: then its socket is watched for errors alone.
 
+mod age;
 mod clock;
 mod deliver;
 mod direction;
 mod frozen;
 mod pipe;
+mod quiet;
 
 use std::future::poll_fn;
 use std::io;
@@ -35,12 +39,8 @@ use crate::config;
 use crate::metrics::Ended;
 use crate::net::{Kind, Stream};
 use clock::Clock;
-use deliver::deliver;
+use deliver::{What, deliver};
 use direction::{Direction, End, Link, Tally, Waiting};
-
-/// How soon a connection that is to leave and is quiet looks again whether everything has been
-/// acknowledged: the kernel tells nobody.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +100,8 @@ enum Done {
     Cut(Side, Ended),
     /// Nothing moved for too long, or for long enough to leave.
     Over(Ended),
+    /// It has to end, whatever it is in the middle of.
+    Parted(Ended),
     /// It was asked to move, and can.
     Frozen,
 }
@@ -191,12 +193,19 @@ impl<'a, O: Observer> Exchange<'a, O> {
                 Finish::Ended(closed_by(first))
             }
             Done::Over(ended) => Finish::Ended(ended),
+            Done::Parted(ended) => {
+                self.entry.set_phase(Phase::Closing);
+                self.entry.stay();
+                // Boxed, as few connections come to it.
+                Box::pin(self.deliver_in_hand(ended)).await;
+                Finish::Ended(ended)
+            }
             Done::Frozen => Finish::Frozen,
             Done::Cut(broken, ended) => {
                 self.entry.set_phase(Phase::Closing);
                 self.entry.stay();
                 // Boxed, as few connections come to it.
-                Box::pin(self.deliver_from(broken)).await;
+                Box::pin(self.deliver_from(broken, What::Everything)).await;
                 Finish::Ended(ended)
             }
         }
@@ -224,38 +233,10 @@ impl<'a, O: Observer> Exchange<'a, O> {
             self.note_first_byte(&up, &down, now);
             observe(&self.observer, self.entry, &up, &down);
         }
-        match step {
-            Poll::Pending if self.entry.is_leaving() => self.look_for_quiet(cx, now),
-            Poll::Pending => self.look_at_clock(cx, None, now),
-            done => done,
+        if step.is_ready() {
+            return step;
         }
-    }
-
-    /// Ends the connection if all is quiet, or looks again when it may be.
-    fn look_for_quiet(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Done> {
-        let look_at = match self.quiet_at() {
-            Some(at) if at <= now && self.is_settled() => match self.entry.take_leave() {
-                Some(ended) => return Poll::Ready(Done::Over(ended)),
-                None => None,
-            },
-            Some(at) if at <= now => Some(now + LOOK_AGAIN),
-            at => at,
-        };
-        self.look_at_clock(cx, look_at, now)
-    }
-
-    /// From when on this is quiet, if nothing moves before; `None`: not before more has moved.
-    fn quiet_at(&self) -> Option<Instant> {
-        let empty = self.up.reads_source() && self.down.reads_source();
-        let nobody_waits = self.entry.is_answered() && self.first_fin.is_none();
-        (empty && nobody_waits).then(|| self.entry.last_moved() + self.settings.quiet)
-    }
-
-    /// Whether what was sent has arrived and nothing else has: asked of the kernel last, as
-    /// close to the end as can be.
-    fn is_settled(&self) -> bool {
-        let settled = |side: &Stream| side.unacknowledged() == 0 && !side.has_unread();
-        settled(&self.backend) && settled(&self.client)
+        self.rest(cx, now)
     }
 
     fn look_at_clock(
@@ -287,17 +268,33 @@ impl<'a, O: Observer> Exchange<'a, O> {
         }
     }
 
-    /// Delivers to the other side what `broken` had sent before it broke.
-    async fn deliver_from(&mut self, broken: Side) {
-        let (direction, source, sink) = match broken {
+    /// Delivers what was taken from either side and is not with the other one yet. A backend that
+    /// is down would only make its client wait.
+    async fn deliver_in_hand(&mut self, ended: Ended) {
+        self.deliver_from(Side::Backend, What::InHand).await;
+        if ended != Ended::BackendDown {
+            self.deliver_from(Side::Client, What::InHand).await;
+        }
+    }
+
+    /// Delivers to the other side what `from` had sent before.
+    async fn deliver_from(&mut self, from: Side, what: What) {
+        let (direction, source, sink) = match from {
             Side::Client => (&mut self.up.direction, &self.client, &self.backend),
             Side::Backend => (&mut self.down.direction, &self.backend, &self.client),
         };
         let (observer, entry) = (&self.observer, self.entry);
-        deliver(direction, source, sink, self.core, |tally| match broken {
-            Side::Client => observe(observer, entry, tally, &Tally::default()),
-            Side::Backend => observe(observer, entry, &Tally::default(), tally),
-        })
+        deliver(
+            what,
+            direction,
+            source,
+            sink,
+            self.core,
+            |tally| match from {
+                Side::Client => observe(observer, entry, tally, &Tally::default()),
+                Side::Backend => observe(observer, entry, &Tally::default(), tally),
+            },
+        )
         .await;
     }
 

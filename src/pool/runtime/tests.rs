@@ -451,3 +451,27 @@ fn back_from_maintenance_a_result_is_waited_for_as_at_the_start() {
     due(&pool, later + Duration::from_secs(2));
     assert_eq!(state(&pool, "a"), Some(State::Up));
 }
+
+#[test]
+fn a_removal_changes_no_time_that_was_asked_for_or_runs() {
+    let pool = pool("drain_timeout = \"30s\"");
+    let _leases = ["a", "b"].map(|name| lease_of(&pool, name));
+    let leaving = |name: &str| {
+        let mut views = pool.overview().backends.into_iter();
+        let view = views.find(|view| *view.backend.name == *name);
+        view.and_then(|view| view.leaving).expect("it leaves")
+    };
+    let without_end = Wanted {
+        timeout: Some(Duration::ZERO),
+        ..to(AdminState::Drain)
+    };
+    pool.set("a", without_end, &stamp()).expect("a");
+    pool.set("b", to(AdminState::Drain), &stamp()).expect("b");
+    let before = ["a", "b"].map(leaving);
+    assert_eq!(before.map(|leaving| leaving.asked), [true, false]);
+    for name in ["a", "b"] {
+        pool.remove(name, &stamp()).expect("a backend");
+    }
+    assert_eq!(["a", "b"].map(leaving), before);
+    assert_eq!((before[0].until, before[1].until.is_some()), (None, true));
+}

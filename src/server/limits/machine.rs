@@ -1,5 +1,6 @@
 //! What the kernel says that this machine and this process may use.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -41,6 +42,8 @@ pub(in crate::server) struct Machine {
     pub(super) watches: Option<u64>,
     /// Connections that the firewall can track, where it does, `net.netfilter.nf_conntrack_max`.
     pub(super) tracked: Option<u64>,
+    /// Whether it is an address of this machine.
+    pub(super) is_here: fn(IpAddr) -> bool,
     /// Exempt from limits of resources (`CAP_SYS_RESOURCE`).
     pub(super) exceeds_resources: bool,
     /// Exempt from limits of the whole machine (`CAP_SYS_ADMIN`).
@@ -69,6 +72,7 @@ impl Machine {
             watches: number("fs/epoll/max_user_watches"),
             // 0 is no limit to newer kernels.
             tracked: number("net/netfilter/nf_conntrack_max").filter(|most| *most > 0),
+            is_here: crate::net::is_here,
             exceeds_resources: held.contains(CapabilitySet::SYS_RESOURCE),
             exceeds_machine: held.contains(CapabilitySet::SYS_ADMIN),
         }

@@ -2,10 +2,11 @@
 //!
 //! A connection is known by its two addresses and two ports, see tcp(7). Of those to one
 //! backend address only the port on this side differs, so there are as many at once as there
-//! are ports in the range; to another backend address the same ports serve again. Unix sockets
-//! have none.
+//! are ports in the range; to another backend address the same ports serve again, and so they do
+//! from another source address. Unix sockets have none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::shortages::Shortage;
 use super::wanted::Wanted;
@@ -29,10 +30,11 @@ pub(super) fn shortages(config: &Config, ports: u64) -> Vec<Shortage<'_>> {
 }
 
 /// The limits of all backends of one address.
-#[derive(Clone, Copy)]
 struct Limited<'c> {
     connections: u64,
     backends: usize,
+    /// Where its connections come from; `None`: from where the kernel chooses.
+    sources: BTreeSet<Option<IpAddr>>,
     /// Of the last one.
     key: KeyPath<'c>,
 }
@@ -49,8 +51,10 @@ fn limited(config: &Config) -> BTreeMap<&Address, Limited<'_>> {
             let at = limited.entry(&backend.address).or_insert(Limited {
                 connections: 0,
                 backends: 0,
+                sources: BTreeSet::new(),
                 key,
             });
+            at.sources.extend(sources(pool, &backend.address));
             at.connections += u64::from(backend.max_connections);
             at.backends += 1;
             at.key = key;
@@ -61,7 +65,8 @@ fn limited(config: &Config) -> BTreeMap<&Address, Limited<'_>> {
 
 fn of_backend(at: Limited<'_>, ports: u64, most: u64) -> Option<Shortage<'_>> {
     let wanted = at.connections.min(most);
-    if wanted <= ports {
+    let sources = at.sources.len() as u64;
+    if wanted <= ports.saturating_mul(sources) {
         return None;
     }
     let who = match at.backends {
@@ -70,8 +75,8 @@ fn of_backend(at: Limited<'_>, ports: u64, most: u64) -> Option<Shortage<'_>> {
     };
     let message = format!(
         "{who} cannot have {wanted} connections: {}; {}",
-        limit(ports),
-        remedy(ports, wanted <= WIDEST)
+        limit(ports, sources),
+        remedy(ports, wanted <= WIDEST.saturating_mul(sources))
     );
     Some((at.key, message))
 }
@@ -93,7 +98,7 @@ fn of_pools(config: &Config, ports: u64) -> Option<Shortage<'_>> {
         first.wanted.subject,
         first.pool,
         first.reachable,
-        limit(ports),
+        limit(ports, first.capacity.most_sources()),
         remedy(ports, first.is_enough_with(WIDEST))
     );
     Some((first.wanted.key, message))
@@ -134,7 +139,14 @@ fn of_pool<'c>(config: &'c Config, pool: &'c Pool, ports: u64) -> Option<Short<'
 struct Capacity<'c> {
     /// Unix sockets, all together.
     sockets: u64,
-    addresses: BTreeMap<&'c Address, u64>,
+    addresses: BTreeMap<&'c Address, OfAddress>,
+}
+
+/// What is possible to one address.
+#[derive(Default)]
+struct OfAddress {
+    own: u64,
+    sources: u64,
 }
 
 impl<'c> Capacity<'c> {
@@ -147,18 +159,42 @@ impl<'c> Capacity<'c> {
             };
             let sum = match backend.address {
                 Address::Unix(_) => &mut capacity.sockets,
-                Address::Ip(_) => capacity.addresses.entry(&backend.address).or_default(),
+                Address::Ip(_) => {
+                    let of = capacity.addresses.entry(&backend.address).or_default();
+                    of.sources = sources(pool, &backend.address).count() as u64;
+                    &mut of.own
+                }
             };
             *sum = sum.saturating_add(own);
         }
         capacity
     }
 
+    /// Source addresses of the backend that has most.
+    fn most_sources(&self) -> u64 {
+        let sources = self.addresses.values().map(|of| of.sources);
+        sources.max().unwrap_or(0)
+    }
+
     /// The same where each address has so many ports.
     fn with(&self, ports: u64) -> u64 {
-        let addresses = self.addresses.values().map(|own| (*own).min(ports));
+        let most = |of: &OfAddress| of.own.min(ports.saturating_mul(of.sources));
+        let addresses = self.addresses.values().map(most);
         addresses.fold(self.sockets, u64::saturating_add)
     }
+}
+
+/// Where connections of a pool to that address come from.
+fn sources(pool: &Pool, address: &Address) -> impl Iterator<Item = Option<IpAddr>> {
+    let destination = address.ip();
+    let family = destination.map(|ip| ip.is_ipv4());
+    let all = pool.source_addresses.iter();
+    let mine: Vec<_> = all
+        .filter(|ip| Some(ip.is_ipv4()) == family)
+        .map(|ip| Some(*ip))
+        .collect();
+    let unbound = mine.is_empty().then_some(None);
+    mine.into_iter().chain(unbound)
 }
 
 /// The backends that take connections while all is well: a backup does not step in for a port.
@@ -171,9 +207,14 @@ fn in_use(pool: &Pool) -> impl Iterator<Item = &Backend> {
         .filter(move |backend| !has_first || !backend.backup)
 }
 
-fn limit(ports: u64) -> String {
+fn limit(ports: u64, sources: u64) -> String {
+    let each = match sources {
+        0 | 1 => String::new(),
+        sources => format!(" for each of {sources} source addresses"),
+    };
     format!(
-        "each to one address needs a port of its own, and net.ipv4.ip_local_port_range has {ports}"
+        "each to one address needs a port of its own, and net.ipv4.ip_local_port_range has \
+         {ports}{each}"
     )
 }
 
@@ -181,8 +222,8 @@ fn limit(ports: u64) -> String {
 fn remedy(ports: u64, widest_is_enough: bool) -> String {
     let widen = "widen it with `sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"`";
     match (ports >= WIDEST, widest_is_enough) {
-        (true, _) => "it takes more addresses of backends".to_owned(),
-        (false, true) => format!("{widen}, or add addresses of backends"),
-        (false, false) => format!("{widen}, and add addresses of backends"),
+        (true, _) => "it takes more addresses of backends, or in `source_address`".to_owned(),
+        (false, true) => format!("{widen}, or add addresses of backends, or to `source_address`"),
+        (false, false) => format!("{widen}, and add addresses of backends, or to `source_address`"),
     }
 }

@@ -6,7 +6,7 @@
 
 use super::machine::Machine;
 use super::wanted::Wanted;
-use super::{Limits, PER_CONNECTION, descriptors, pipes, ports};
+use super::{Limits, PER_CONNECTION, descriptors, pipes, ports, sources};
 use crate::config::{Config, KeyPath, Listener};
 use crate::net::Address;
 
@@ -27,6 +27,7 @@ pub(super) fn shortages<'c>(config: &'c Config, machine: &Machine) -> Vec<Shorta
     if let Some(ports) = machine.ports {
         found.extend(ports::shortages(config, ports));
     }
+    found.extend(sources::shortages(config, machine.is_here));
     found.extend(pipes::shortages(config, machine, limits));
     if let Some(wanted) = Wanted::of_process(config) {
         found.extend(watches(&wanted, machine));

@@ -122,7 +122,11 @@ impl Reloader {
                 }
                 Some(care) => {
                     let old = before.file.config.pool(&pool.name);
-                    if old.is_none_or(|old| old.health != settings.health) {
+                    let same = |old: &config::Pool| {
+                        old.health == settings.health
+                            && old.source_addresses == settings.source_addresses
+                    };
+                    if !old.is_some_and(|old| same(old)) {
                         care.check_anew(checks, &self.halt);
                     }
                 }

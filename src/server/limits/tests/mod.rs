@@ -30,6 +30,7 @@ const STOCK: Machine = Machine {
     page_size: 4096,
     watches: Some(430_000),
     tracked: Some(16_384),
+    is_here: |ip| !ip.to_string().starts_with("192.0.2."),
     exceeds_resources: false,
     exceeds_machine: false,
 };

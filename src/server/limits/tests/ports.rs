@@ -134,3 +134,68 @@ fn a_backup_and_a_backend_without_weight_are_no_further_ports() {
     }
     assert_none(&text("weight = 1"), &machine);
 }
+
+#[test]
+fn each_source_address_of_the_family_has_all_ports_again() {
+    let machine = Machine {
+        watches: None,
+        tracked: None,
+        ..STOCK
+    };
+    let text = |connections: u32, sources: &str| {
+        format!(
+            "[runtime]\nmax_connections = {connections}\n{}\nsource_address = [{sources}]",
+            pool("", "\"10.0.0.1:80\"")
+        )
+    };
+    let two = "\"10.0.0.5\", \"10.0.0.6\", \"fd00::5\"";
+    assert_none(&text(56_464, two), &machine);
+    let words = [
+        "56464:",
+        "has 28232 for each of 2 source addresses",
+        "`source_address`",
+    ];
+    assert_one(
+        &text(56_465, two),
+        &machine,
+        "runtime.max_connections",
+        &words,
+    );
+    // None of the family is none.
+    let words = ["28232:", "has 28232; "];
+    assert_one(
+        &text(28_233, "\"fd00::5\""),
+        &machine,
+        "runtime.max_connections",
+        &words,
+    );
+    // Two pools that come from other addresses do not share ports.
+    let limited = |sources: &str| {
+        format!(
+            "[pool.other]\nbackends = [{{ address = \"10.0.0.1:80\", max_connections = 20000 }}]\n\
+             source_address = [{sources}]\n{}",
+            pool("", "{ address = \"10.0.0.1:80\", max_connections = 20000 }")
+        )
+    };
+    assert_none(&limited("\"10.0.0.5\""), &machine);
+    let together = [
+        "the 2 backends of this address together cannot have 40000",
+        "28232; ",
+    ];
+    let key = "pool.web.backends[0].max_connections";
+    assert_one(&limited(""), &machine, key, &together);
+}
+
+#[test]
+fn a_source_address_that_is_not_here_is_named_once() {
+    let text = format!(
+        "{}\nsource_address = [\"10.0.0.5\", \"192.0.2.5\"]\n[pool.b]\nbackends = [\"10.0.0.1:80\"]\n\
+         source_address = [\"192.0.2.5\"]",
+        pool("", "\"10.0.0.1:80\"")
+    );
+    let words = [
+        "192.0.2.5 is not an address of this machine",
+        "`ip address add 192.0.2.5/32",
+    ];
+    assert_one(&text, &STOCK, "pool.web.source_address", &words);
+}
