@@ -112,6 +112,15 @@ pub(super) fn statuses(text: &str) -> Reading {
     units::statuses(text).map(Value::Statuses)
 }
 
+/// A rate, or `""`.
+pub(super) fn rate_or_none(text: &str) -> Reading {
+    if text.is_empty() {
+        return Ok(Value::Off);
+    }
+    let rate = text.parse().map(Value::Rate);
+    rate.map_err(str::to_owned)
+}
+
 pub(super) fn percent(text: &str) -> Reading {
     units::percent(text).map(Value::Share)
 }
