@@ -16,7 +16,8 @@
 //! | [`balance`] | which backend a connection gets |
 //! | [`pool`] | backends and their states, leases, the hold queue |
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
-//! | [`listener`] | accept and admit |
+//! | [`admit`] | who may come in: lists, limits for each address, rates |
+//! | [`listener`] | bound addresses, and the loop that accepts |
 //! | [`check`] | active health checks |
 //! | [`series`] | the last fifteen minutes of every backend |
 //! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
@@ -31,6 +32,7 @@
 //! snapshots or by sending a command.
 
 pub mod admin;
+pub mod admit;
 pub mod balance;
 pub mod check;
 pub mod cli;

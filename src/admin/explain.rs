@@ -4,11 +4,12 @@
 //! The structures are the format: fields may be added, none is renamed. `why`, `rule` and
 //! `notes` are sentences for people, everything else is for programs too.
 
+mod admission;
 mod query;
 mod words;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -17,12 +18,14 @@ use super::words::{At, Seconds};
 use super::{Phase, Running};
 use crate::balance::Score;
 use crate::listener::Listening;
+use crate::metrics::Rejected;
 use crate::net::Address;
 use crate::pool::explain::{
     BackendStep, Explanation, Key, Outcome, Planned, PoolStep, Rest, Verdict, Whom,
 };
 use crate::pool::{NotHeld, Obstacle, Pool, State};
 
+use admission::AdmissionStep;
 pub(super) use query::Query;
 
 /// The answer.
@@ -30,9 +33,11 @@ pub(super) use query::Query;
 pub(super) struct Answer {
     client: Client,
     listener: ListenerStep,
+    /// Whether it would be let in.
+    admission: AdmissionStep,
     /// Tried in this order; the first match wins.
     routes: [(); 0],
-    /// Where it is routed; null: no route takes it.
+    /// Where it is routed; null: it is not let in, or no route takes it.
     pool: Option<Arc<str>>,
     /// The pools that are asked, in this order: that one, then fallbacks.
     pools: Vec<PoolAnswer>,
@@ -154,8 +159,16 @@ impl Answer {
             Refusal::not_found(format!("no listener {name}"))
         })?;
         let listener = &listening.listener;
-        let mut notes = admission(running, &listening);
-        let home = listener.origin.route(&query.visitor());
+        let mut notes = accepting(running, &listening);
+        let visitor = query.visitor();
+        let way = listener.origin.way.load_full();
+        let admit = way.admit.as_ref();
+        let judged = admit.map(|admit| admit.explain(&visitor.client, Instant::now()));
+        let refused = judged.and_then(|judged| judged.refused);
+        let home = match refused {
+            Some(_) => None,
+            None => way.route(&visitor),
+        };
         let explanation = home.as_ref().map(|home| home.explain(query.whom));
         if query.sni.is_some() {
             notes.push("an SNI has no effect: no route and no hash key depends on it".to_owned());
@@ -163,7 +176,7 @@ impl Answer {
         notes.extend(explanation.iter().flat_map(words::assumed));
         let rejected = Ending {
             result: "rejected",
-            reason: Some("no_route"),
+            reason: Some(refused.unwrap_or(Rejected::NoRoute).as_str()),
             ..Ending::default()
         };
         Ok(Self {
@@ -173,6 +186,7 @@ impl Answer {
                 addresses: listening.addresses().cloned().collect(),
                 accepting: listening.is_accepting() && !running.admission.gate.is_paused(),
             },
+            admission: AdmissionStep::of(judged.as_ref(), &way.settings),
             routes: [],
             pool: home.as_ref().map(|home| Arc::clone(&home.name)),
             outcome: match (&explanation, &home) {
@@ -197,7 +211,7 @@ impl Answer {
 }
 
 /// What keeps the listener from accepting: until then nothing of the rest happens.
-fn admission(running: &Running, listening: &Listening) -> Vec<String> {
+fn accepting(running: &Running, listening: &Listening) -> Vec<String> {
     let listener = &listening.listener;
     let name = &listener.settings.name;
     if running.phase() == Phase::Stopping {

@@ -110,7 +110,16 @@ pub(super) fn listener(name: &str, of: &Scope<'_>) -> Listener {
         pool: reference(of, "pool"),
         backlog: of.get("backlog"),
         max_connections: of.get("max_connections"),
+        max_connections_per_ip: of.get("max_connections_per_ip"),
+        rate: of.get("rate"),
+        rate_per_ip: of.get("rate_per_ip"),
+        allow: values(of.get("allow")),
+        deny: values(of.get("deny")),
     }
+}
+
+fn values<T>(of: Vec<At<T>>) -> Vec<T> {
+    of.into_iter().map(|at| at.value).collect()
 }
 
 /// The addresses of a listener with their places.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::admission;
 use super::build::{self, File, Named};
 use super::choices::{CheckKind, Choice};
 use super::faults::Sink;
@@ -109,6 +110,7 @@ fn listener(listener: &Named<'_>, sink: &mut Sink<'_>) {
             sink.warn(at.span.clone(), message);
         }
     }
+    admission::check(listener, sink);
     let routed = build::reference(scope, "pool").is_some();
     if !routed && is_readable(scope, "pool") && is_readable(scope, "route") {
         let name = listener.name;

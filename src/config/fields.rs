@@ -15,7 +15,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Runtime, build,
+    Pool, Rate, Runtime, build,
 };
 use crate::net::Address;
 
@@ -152,6 +152,11 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         pool,
         backlog,
         max_connections,
+        max_connections_per_ip,
+        rate,
+        rate_per_ip,
+        allow,
+        deny,
     } = of;
     let bind = match bind.as_slice() {
         [one] => text(&one.to_string()),
@@ -166,6 +171,11 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         new_connections("pool", text(pool.as_deref().unwrap_or_default())),
         at_once("backlog", count(*backlog)),
         at_once("max_connections", count(*max_connections)),
+        new_connections("max_connections_per_ip", count(*max_connections_per_ip)),
+        new_connections("rate", self::rate(*rate)),
+        new_connections("rate_per_ip", self::rate(*rate_per_ip)),
+        new_connections("allow", texts(allow)),
+        new_connections("deny", texts(deny)),
     ]
 }
 
@@ -322,7 +332,7 @@ pub(super) fn plain_runtime() -> Runtime {
 }
 
 /// A listener whose keys all have their defaults.
-pub(super) fn plain_listener() -> Listener {
+pub(crate) fn plain_listener() -> Listener {
     build::listener("", &Scope::new(&LISTENER, None, None))
 }
 
@@ -391,6 +401,10 @@ fn text(text: &str) -> Value {
 fn texts<T: ToString>(texts: &[T]) -> Value {
     let texts = texts.iter().map(|text| Value::String(text.to_string()));
     Value::Array(texts.collect())
+}
+
+fn rate(rate: Option<Rate>) -> Value {
+    text(&rate.map_or_else(String::new, |rate| rate.to_string()))
 }
 
 fn duration(duration: Duration) -> Value {

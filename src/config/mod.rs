@@ -14,9 +14,11 @@
 //! nothing optional that must be there, so nobody behind this module asks whether a value
 //! makes sense. Everything here is pure but [`find`] and [`load`].
 
+mod admission;
 mod binds;
 mod build;
 mod choices;
+mod clients;
 pub mod diff;
 mod document;
 mod effects;
@@ -54,10 +56,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::net::Address;
+use crate::net::{Address, Cidr};
 
+pub use clients::Source;
 pub use faults::{Faults, Problem, Severity};
 pub use fields::Effect;
+#[cfg(test)]
+pub(crate) use fields::plain_listener;
 pub use load::{Loaded, NotFound, find, load, load_admin, parse};
 pub use one_backend::{FieldFault, backend};
 pub use places::KeyPath;
@@ -202,6 +207,16 @@ pub struct Listener {
     pub backlog: u32,
     /// Connections at once; 0: no limit of its own. Default 0.
     pub max_connections: usize,
+    /// Connections at once from one address, of IPv6 from one /64; 0: no limit. Default 0.
+    pub max_connections_per_ip: u32,
+    /// New connections in all; `None`: any. Default none.
+    pub rate: Option<Rate>,
+    /// New connections from one address, of IPv6 from one /64; `None`: any. Default none.
+    pub rate_per_ip: Option<Rate>,
+    /// Who may connect; empty: everyone. Default empty.
+    pub allow: Vec<Source>,
+    /// Who may not, whatever `allow` says. Default none.
+    pub deny: Vec<Cidr>,
 }
 
 /// `[pool.NAME]`: interchangeable backends and how connections to them are treated.

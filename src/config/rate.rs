@@ -23,9 +23,19 @@ impl Rate {
         Self { count, unit: 0 }
     }
 
+    /// How many in [`Rate::per`]; at least 1.
+    pub const fn count(self) -> u32 {
+        self.count
+    }
+
+    /// A second, a minute or an hour.
+    pub const fn per(self) -> Duration {
+        Duration::from_secs(UNITS[self.unit].1)
+    }
+
     /// From one to the next where all are evenly spaced.
     pub fn interval(self) -> Duration {
-        Duration::from_secs(UNITS[self.unit].1) / self.count
+        self.per() / self.count
     }
 }
 

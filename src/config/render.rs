@@ -21,7 +21,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, OnBackendDown, Pool, Runtime, build, env, on_backend_down, sources,
+    Log, OnBackendDown, Pool, Rate, Runtime, build, env, on_backend_down, sources,
 };
 use crate::net::Address;
 
@@ -131,6 +131,24 @@ impl Writer<'_> {
         self.text("pool", listener.pool.as_deref().unwrap_or_default());
         self.count("backlog", listener.backlog);
         self.count("max_connections", listener.max_connections);
+        self.admission(listener);
+    }
+
+    /// Who may come in. Limits by address say nothing where nobody has one.
+    fn admission(&mut self, listener: &Listener) {
+        let rate = |rate: Option<Rate>| rate.map_or_else(String::new, |rate| rate.to_string());
+        let tcp = listener.bind.iter().any(|a| matches!(a, Address::Ip(_)));
+        if tcp || listener.max_connections_per_ip > 0 {
+            self.count("max_connections_per_ip", listener.max_connections_per_ip);
+        }
+        self.text("rate", &rate(listener.rate));
+        if tcp || listener.rate_per_ip.is_some() {
+            self.text("rate_per_ip", &rate(listener.rate_per_ip));
+        }
+        self.texts("allow", &strings(&listener.allow));
+        if tcp || !listener.deny.is_empty() {
+            self.texts("deny", &strings(&listener.deny));
+        }
     }
 
     fn pool(&mut self, pool: &Pool, tcp: bool) {
@@ -350,6 +368,10 @@ impl Writer<'_> {
         };
         Value::String(text).to_string()
     }
+}
+
+fn strings<T: ToString>(of: &[T]) -> Vec<String> {
+    of.iter().map(T::to_string).collect()
 }
 
 /// What begins a line that holds a value that is not shown.

@@ -125,7 +125,11 @@ fn found(value: &DeValue<'_>) -> String {
 fn instead(kind: &Kind, value: &DeValue<'_>) -> String {
     let instead = match (kind, value) {
         (Kind::Duration { .. }, DeValue::Integer(number)) => format!("\"{number}s\""),
-        (Kind::Text { .. }, DeValue::Integer(number)) => format!("\"{number}\""),
+        (Kind::Text { read, .. }, DeValue::Integer(number))
+            if read(&number.to_string()).is_ok() =>
+        {
+            format!("\"{number}\"")
+        }
         (Kind::Flag, DeValue::String(text)) if matches!(&**text, "true" | "false") => {
             text.clone().into_owned()
         }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::choices::{CheckKind, words};
+use super::clients;
 use super::keys::{
     ANY, Key, Kind, MILLISECOND, Table, Zero, count, flag, interval, later, named, table, text,
     timeout, word,
@@ -19,6 +20,9 @@ use super::{on_backend_down, sources};
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 /// Linux keeps `TCP_USER_TIMEOUT` in milliseconds in an `int`.
 const MAX_USER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// What a key that limits new connections takes.
+const RATE: &str = "a rate such as \"50/s\", \"600/m\" or \"1000/h\", or \"\"";
 
 /// The file as a whole.
 pub(super) static ROOT: Table = Table {
@@ -202,11 +206,42 @@ pub(super) static LISTENER: Table = Table {
             "0",
             "Connections at once; further clients wait in the accept queue. 0: no limit of its own.",
         ),
-        later("max_connections_per_ip"),
-        later("rate"),
-        later("rate_per_ip"),
-        later("allow"),
-        later("deny"),
+        count(
+            "max_connections_per_ip",
+            (0, ANY),
+            "0",
+            "Connections at once from one IPv4 address or one IPv6 /64; further ones are reset (`ip_limit`). 0: no limit.",
+        ),
+        text(
+            "rate",
+            (RATE, texts::rate_or_none),
+            "\"\"",
+            "New connections of the whole listener; those beyond it are reset (`rate`). \"\": any.",
+        ),
+        text(
+            "rate_per_ip",
+            (RATE, texts::rate_or_none),
+            "\"\"",
+            "New connections from one IPv4 address or one IPv6 /64; those beyond it are reset (`rate`). \"\": any.",
+        ),
+        Key {
+            name: "allow",
+            kind: Kind::Many {
+                what: "CIDRs such as \"10.0.0.0/8\", and \"unix\"",
+                read: clients::allowed,
+            },
+            default: "[]",
+            doc: "Who may connect; all others are reset (`denied`). `unix`: the clients of Unix sockets. Empty: everyone.",
+        },
+        Key {
+            name: "deny",
+            kind: Kind::Many {
+                what: "CIDRs such as \"10.0.0.0/8\"",
+                read: clients::denied,
+            },
+            default: "[]",
+            doc: "Who may not connect, whatever `allow` says; they are reset (`denied`).",
+        },
         later("proxy_protocol"),
         later("trusted_proxies"),
         later("preread_timeout"),

@@ -117,6 +117,14 @@ pub(super) fn rate(text: &str) -> Reading {
     rate.map_err(str::to_owned)
 }
 
+/// A rate, or `""`.
+pub(super) fn rate_or_none(text: &str) -> Reading {
+    match text {
+        "" => Ok(Value::Off),
+        text => rate(text),
+    }
+}
+
 pub(super) fn percent(text: &str) -> Reading {
     units::percent(text).map(Value::Share)
 }

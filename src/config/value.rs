@@ -6,9 +6,10 @@ use std::num::NonZeroU32;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use super::clients::Source;
 use super::keys::{Key, Kind, Table};
 use super::{AccessSink, Rate, schema};
-use crate::net::Address;
+use crate::net::{Address, Cidr};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -55,8 +56,12 @@ pub(super) enum Value {
     Ip(IpAddr),
     /// With its text: an unnamed backend is named as it is written.
     Address(Address, String),
-    /// `""` where an address may be left out.
+    /// `""` where an address or a rate may be left out.
     Off,
+    /// And whether bits behind the prefix were given, which do not count.
+    Cidr(Cidr, bool),
+    /// `"unix"` beside blocks of addresses.
+    Unix,
     Mode(u32),
     Sink(AccessSink),
     Statuses(Vec<RangeInclusive<u16>>),
@@ -102,6 +107,7 @@ take! {
     Duration: Value::Duration(duration) => Some(*duration);
     Rate: Value::Rate(rate) => Some(*rate);
     IpAddr: Value::Ip(ip) => Some(*ip);
+    Cidr: Value::Cidr(block, _) => Some(*block);
     AccessSink: Value::Sink(sink) => Some(sink.clone());
     Vec<RangeInclusive<u16>>: Value::Statuses(ranges) => Some(ranges.clone());
     Vec<u8>: Value::Bytes(bytes) => Some(bytes.clone());
@@ -112,6 +118,26 @@ impl Take for u32 {
         match value {
             Value::Count(count) => (*count).try_into().ok(),
             Value::Mode(mode) => Some(*mode),
+            _ => None,
+        }
+    }
+}
+
+impl Take for Source {
+    fn take(value: &Value) -> Option<Self> {
+        match value {
+            Value::Cidr(block, _) => Some(Self::Block(*block)),
+            Value::Unix => Some(Self::Unix),
+            _ => None,
+        }
+    }
+}
+
+impl Take for Option<Rate> {
+    fn take(value: &Value) -> Option<Self> {
+        match value {
+            Value::Rate(rate) => Some(Some(*rate)),
+            Value::Off => Some(None),
             _ => None,
         }
     }

@@ -18,6 +18,7 @@ use super::leaving::{Leave, Leaving};
 use super::listing::Ask;
 use super::moving::{Passport, Ticket};
 use super::relay::Pipes;
+use crate::admit::{self, Admit};
 use crate::log;
 use crate::metrics::{Ended, Process};
 use crate::net::Address;
@@ -196,6 +197,17 @@ impl Core {
             .for_each(|entry| entry.ask_to_move(ticket));
     }
 
+    /// Counts the connections that came through `listener` where `admit` counts, and they do not
+    /// yet.
+    pub fn count_in(&self, admit: &Admit, listener: &str) {
+        let now = Instant::now();
+        for entry in self.entries.borrow().values() {
+            if **entry.listener() == *listener && !entry.counts_in(admit) {
+                entry.count_as(admit.count(entry.client(), now));
+            }
+        }
+    }
+
     /// Answers what was asked of its connections.
     pub fn list(&self, ask: Ask) {
         ask.answer(&self.entries.borrow());
@@ -241,6 +253,8 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
+        // Whoever still looks at the entry keeps nobody out.
+        self.entry.count_as(None);
         self.core.entries.borrow_mut().remove(&self.entry.id);
     }
 }
@@ -283,6 +297,8 @@ pub struct Entry {
     waker: RefCell<Option<Waker>>,
     moving: Cell<Moving>,
     ticket: RefCell<Option<Box<Ticket>>>,
+    /// By which it counts towards the limit of its client's address.
+    counted: RefCell<Option<admit::Place>>,
 }
 
 /// Whether a connection is to move to another process.
@@ -351,6 +367,7 @@ impl Entry {
             waker: RefCell::default(),
             moving: Cell::new(Moving::No),
             ticket: RefCell::default(),
+            counted: RefCell::default(),
         }
     }
 
@@ -385,6 +402,17 @@ impl Entry {
 
     pub(super) fn accepted(&self) -> Instant {
         self.accepted
+    }
+
+    /// It counts towards the limit of its client's address by this place, and by no other.
+    pub(super) fn count_as(&self, place: Option<admit::Place>) {
+        self.counted.replace(place);
+    }
+
+    /// Whether it counts there.
+    fn counts_in(&self, admit: &Admit) -> bool {
+        let counted = self.counted.borrow();
+        counted.as_ref().is_some_and(|place| admit.counts(place))
     }
 
     pub(super) fn phase(&self) -> Phase {

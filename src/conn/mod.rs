@@ -26,10 +26,11 @@ use arc_swap::ArcSwap;
 pub use self::core::{Command, ConnectionView, Core, CoreHandle, Entry, Phase};
 pub use record::Outcome;
 
+use crate::admit;
 use crate::config;
 use crate::log::Rejections;
 use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
-use crate::net::{Incoming, Liveness, Stream};
+use crate::net::{Address, Incoming, Liveness, Stream};
 use crate::pool::{Lease, Pool};
 use connect::{Connected, Connector};
 use gate::Slot;
@@ -53,6 +54,29 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Lets a client in whose address holds, or not. It counts towards the limit of its address
+    /// as long as its entry is in the table.
+    ///
+    /// # Errors
+    /// The outcome of a connection that is refused.
+    fn admit(&self, entry: &Entry, client: &Address) -> Result<(), Outcome> {
+        let way = self.way.load();
+        let Some(admit) = &way.admit else {
+            return Ok(());
+        };
+        // A reload may have counted it before its turn has come.
+        entry.count_as(None);
+        let place = admit.admit(client, Instant::now());
+        entry.count_as(place.map_err(Outcome::Rejected)?);
+        Ok(())
+    }
+
+    /// The place of a client that was let in elsewhere, where its address is limited.
+    pub fn count(&self, client: &Address) -> Option<admit::Place> {
+        let way = self.way.load();
+        way.admit.as_ref()?.count(client, Instant::now())
+    }
+
     /// The pool that a connection goes to now; `None`: no route takes it.
     pub fn route(&self, visitor: &Visitor) -> Option<Arc<Pool>> {
         self.way.load().route(visitor)
@@ -184,6 +208,8 @@ async fn arrive(
     record: &mut Record,
 ) -> Result<Connected, Outcome> {
     let visitor = Visitor::at(record.client().clone());
+    let entry = record.entry_ref();
+    record.origin().admit(entry, &visitor.client)?;
     let route = record.origin().route(&visitor);
     let pool = route.ok_or(Outcome::Rejected(Rejected::NoRoute))?;
     let connector = Connector::new(client, visitor, record, core.timers());

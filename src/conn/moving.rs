@@ -24,6 +24,7 @@ use super::core::{Core, Phase};
 use super::record::{Outcome, Record};
 use super::relay::{Exchange, Still};
 use super::{Meter, Origin, Permit, Slots, relay_until_end};
+use crate::admit;
 use crate::log::Pick;
 use crate::metrics::{Ended, ListenerCounters, PerCore, Seat};
 use crate::net::Address;
@@ -111,6 +112,8 @@ pub struct Immigrant {
     pub lease: Lease,
     /// Its slots of the process and the listener, where there are any.
     pub permit: Permit,
+    /// By which it counts towards the limit of its client's address.
+    pub counted: Option<admit::Place>,
     /// Its part in the load of the core that will serve it.
     pub seat: Seat,
 }
@@ -169,11 +172,13 @@ pub async fn go_on(core: Rc<Core>, immigrant: Immigrant) {
         pool,
         lease,
         permit,
+        counted,
         seat,
     } = immigrant;
     let half_closed = still.pose.is_half_closed();
     let record = Record::again(&core, &passport, origin, &pool, lease.backend());
     let entry = record.entry();
+    entry.count_as(counted);
     let settings = pool.settings();
     let meter = Meter {
         core: &core,

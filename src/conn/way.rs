@@ -1,8 +1,10 @@
 //! Where the connections of a listener go.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::visitor::Visitor;
+use crate::admit::Admit;
 use crate::config;
 use crate::pool::Pool;
 
@@ -14,9 +16,27 @@ pub struct Way {
     pub settings: Arc<config::Listener>,
     /// Where connections go that no route takes.
     pub pool: Option<Arc<Pool>>,
+    /// Who may come in at all; `None`: everyone.
+    pub admit: Option<Arc<Admit>>,
 }
 
 impl Way {
+    /// That of a listener that nobody came through yet.
+    pub fn new(settings: Arc<config::Listener>, pool: Option<Arc<Pool>>) -> Self {
+        Self {
+            admit: Admit::new(&settings),
+            settings,
+            pool,
+        }
+    }
+
+    /// The same instead of another one, of whose clients it goes on to know.
+    #[must_use]
+    pub fn after(self, old: &Self, now: Instant) -> Self {
+        let admit = Admit::renewed(old.admit.as_deref(), &self.settings, now);
+        Self { admit, ..self }
+    }
+
     /// The pool that a connection goes to; `None`: no route takes it.
     ///
     /// The one place that says so, for connections and for whoever asks about one: there are no

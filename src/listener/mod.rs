@@ -50,10 +50,7 @@ impl Listener {
                 name: Arc::clone(&settings.name),
                 counters: Arc::new(PerCore::new(cores)),
                 rejections: Rejections::new(Arc::clone(&settings.name), Instant::now()),
-                way: ArcSwap::from_pointee(Way {
-                    settings: Arc::clone(&settings),
-                    pool,
-                }),
+                way: ArcSwap::from_pointee(Way::new(Arc::clone(&settings), pool)),
             }),
             gate: Gate::new(settings.max_connections),
             errors: Arc::default(),
@@ -68,7 +65,7 @@ impl Listener {
         let settings = Arc::clone(&way.settings);
         self.gate.set_limit(settings.max_connections);
         // Who was accepted before and is not routed yet goes where all others go.
-        let way = Arc::new(way);
+        let way = Arc::new(way.after(&self.origin.way.load(), Instant::now()));
         self.origin.way.store(Arc::clone(&way));
         let origin = match self.origin.name == settings.name {
             true => Arc::clone(&self.origin),

@@ -343,8 +343,10 @@ impl Successor {
         let now = configured.listener_that_counts(&listener.origin.counters);
         let process = &self.running.process;
         let core = process.least_loaded();
+        let origin = Arc::clone(&now.unwrap_or(listener).origin);
         let immigrant = Immigrant {
-            origin: Arc::clone(&now.unwrap_or(listener).origin),
+            counted: origin.count(&passport.client),
+            origin,
             lease: Lease::adopt(Arc::clone(pool), backend, passport.pick),
             permit: self.elder.gives(listener, &passport.pool),
             seat: Seat::take(process, core),

@@ -9,6 +9,8 @@ pub(super) struct Answer {
     pub(super) client: Client,
     pub(super) listener: Listener,
     #[serde(default)]
+    pub(super) admission: Admission,
+    #[serde(default)]
     pub(super) pool: Option<String>,
     #[serde(default)]
     pub(super) pools: Vec<Pool>,
@@ -29,6 +31,14 @@ pub(super) struct Client {
 #[derive(Debug, Deserialize)]
 pub(super) struct Listener {
     pub(super) listener: String,
+}
+
+/// Whether it would be let in; a balancer that does not say so lets everybody in.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Admission {
+    pub(super) reason: Option<String>,
+    pub(super) why: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

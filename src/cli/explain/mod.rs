@@ -98,6 +98,9 @@ pub(super) fn explain(args: &ExplainArgs) -> Outcome {
 /// The answer for people.
 fn story(answer: &Answer, now: Timestamp, colours: bool) -> String {
     let mut text = format!("{}\n", who(answer));
+    for rule in &answer.admission.why {
+        text += &format!("  {}\n", replaced(rule));
+    }
     for pool in &answer.pools {
         text += &format!("\n{}\n  {}\n", head(pool), replaced(&pool.rule));
         text += &backends(pool, now).render(colours);
@@ -117,9 +120,10 @@ fn who(answer: &Answer) -> String {
     let port = client
         .port
         .map_or(String::new(), |port| format!(" port {port}"));
-    let to = match &answer.pool {
-        Some(pool) => format!("no routes, pool {pool}"),
-        None => "no routes and no pool".to_owned(),
+    let to = match (&answer.admission.reason, &answer.pool) {
+        (Some(_), _) => "not let in".to_owned(),
+        (None, Some(pool)) => format!("no routes, pool {pool}"),
+        (None, None) => "no routes and no pool".to_owned(),
     };
     let (address, listener) = (&client.address, &answer.listener.listener);
     replaced(&format!(

@@ -43,6 +43,24 @@ fn a_story_goes_from_the_client_to_the_backend() {
 }
 
 #[test]
+fn who_is_not_let_in_is_told_by_which_rule() {
+    let answer = r#"{
+        "client": {"address": "10.0.0.9", "port": 7, "sni": null},
+        "listener": {"listener": "web"}, "pool": null, "pools": [],
+        "admission": {"admitted": false, "reason": "ip_limit",
+            "why": ["allowed by allow 10.0.0.0/8", "10.0.0.9 has 10 of 10 connections"]},
+        "outcome": {"result": "rejected", "reason": "ip_limit"}, "if_all_fail": null}"#;
+    assert_eq!(
+        told(answer, false),
+        "client 10.0.0.9 port 7, listener web: not let in\n\
+         \x20 allowed by allow 10.0.0.0/8\n\
+         \x20 10.0.0.9 has 10 of 10 connections\n\
+         \n\
+         -> rejected, counted as ip_limit\n"
+    );
+}
+
+#[test]
 fn a_terminal_sees_who_is_chosen_and_who_is_down_in_colours() {
     let text = told(LEAST, true);
     assert!(text.contains("\u{1b}[32mchosen: fewest\u{1b}[0m"), "{text}");

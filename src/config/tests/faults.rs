@@ -257,8 +257,36 @@ fn each_fault_of_a_listener_is_told_at_its_place() {
             "6:1: `udp` in [listener.l]: UDP is out of scope: isobar balances TCP",
         ),
         (
-            "bind = \"127.0.0.1:1\"\nallow = []",
-            "6:1: `allow` is not available in this version of isobar yet",
+            "bind = \"127.0.0.1:1\"\ntrusted_proxies = []",
+            "6:1: `trusted_proxies` is not available in this version of isobar yet",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\nallow = [\"10.0.0.0/8\", \"10.0.0.0/33\"]",
+            "6:24: `allow` cannot be \"10.0.0.0/33\": a prefix of IPv4 has at most 32 bits",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\nallow = \"10.0.0.0/8\"",
+            "6:9: `allow` must be a list of strings: CIDRs such as \"10.0.0.0/8\", and \"unix\", not \"10.0.0.0/8\", did you mean [\"10.0.0.0/8\"]?",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\nallow = [\"192.168.*\"]",
+            "6:10: `allow` cannot be \"192.168.*\": expected a CIDR such as 10.0.0.0/8 or fd00::/8, or an address, did you mean \"192.168.0.0/16\"?",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\ndeny = [\"unix\"]",
+            "6:9: `deny` cannot be \"unix\": Unix clients match no entry of `deny`: an `allow` without \"unix\" keeps them out",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\nrate = \"0/s\"",
+            "6:8: `rate` cannot be \"0/s\": expected a rate such as 5/s, 600/m or 1000/h, at least 1",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\nrate_per_ip = 50",
+            "6:15: `rate_per_ip` must be a rate such as \"50/s\", \"600/m\" or \"1000/h\", or \"\", not 50",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\nmax_connections_per_ip = -1",
+            "6:26: `max_connections_per_ip` must be a whole number from 0 to 4294967295, not -1",
         ),
         (
             "bind = \"127.0.0.1:1\"\n[[listener.l.route]]\npool = \"no\"",

@@ -118,8 +118,8 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
         backlog,
         0..=u32::MAX as usize,
     );
-    (bind, rest).prop_map(
-        move |(bind, (ipv6_only, unix_mode, pool, backlog, max_connections))| Listener {
+    (bind, rest, admission()).prop_map(
+        move |(bind, (ipv6_only, unix_mode, pool, backlog, max_connections), admission)| Listener {
             name: format!("l.{index}").into(),
             bind: std::iter::once(bind.0).chain(bind.1).collect(),
             ipv6_only,
@@ -127,8 +127,42 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
             pool: pool.map(pool_name),
             backlog,
             max_connections,
+            max_connections_per_ip: admission.0,
+            rate: admission.1,
+            rate_per_ip: admission.2,
+            allow: admission.3,
+            deny: admission.4,
         },
     )
+}
+
+type Admission = (u32, Option<Rate>, Option<Rate>, Vec<Source>, Vec<Cidr>);
+
+/// Who may come in: the last fields of a [`Listener`].
+fn admission() -> impl Strategy<Value = Admission> {
+    let rate = || {
+        let rate = (1..=u32::MAX, select(&["s", "m", "h"]));
+        option::of(
+            rate.prop_map(|(count, unit)| format!("{count}/{unit}").parse().expect("a rate")),
+        )
+    };
+    let source = prop_oneof![4 => cidr().prop_map(Source::Block), 1 => Just(Source::Unix)];
+    (
+        any::<u32>(),
+        rate(),
+        rate(),
+        vec(source, 0..4),
+        vec(cidr(), 0..4),
+    )
+}
+
+fn cidr() -> impl Strategy<Value = Cidr> {
+    prop_oneof![
+        (any::<u32>(), 0..=32u8).prop_map(|(ip, prefix)| (std::net::IpAddr::V4(ip.into()), prefix)),
+        (any::<u128>(), 0..=128u8)
+            .prop_map(|(ip, prefix)| (std::net::IpAddr::V6(ip.into()), prefix)),
+    ]
+    .prop_map(|(ip, prefix)| Cidr::new(ip, prefix).expect("a block"))
 }
 
 fn pool_name(index: usize) -> Arc<str> {

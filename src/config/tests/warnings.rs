@@ -126,6 +126,30 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
             "9:13: `ipv6_only` has no effect without a `bind` to an IPv6 address",
         ),
         (
+            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\nallow = [\"10.0.0.9/8\"]",
+            "9:10: bits behind the prefix are ignored: this is 10.0.0.0/8",
+        ),
+        (
+            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\nallow = [\"::1\", \"10.1.0.0/16\"]\ndeny = [\"10.0.0.0/8\"]",
+            "9:17: this has no effect: 10.0.0.0/8 in `deny` wins over it",
+        ),
+        (
+            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\nallow = [\"10.0.0.0/8\", \"unix\"]",
+            "9:24: this has no effect without a `bind` to a Unix socket",
+        ),
+        (
+            "[listener.u]\nbind = \"unix:/u\"\npool = \"p\"\nallow = [\"10.0.0.0/8\", \"unix\"]",
+            "9:10: this has no effect: its listener has Unix sockets only, whose clients have no address",
+        ),
+        (
+            "[listener.u]\nbind = \"unix:/u\"\npool = \"p\"\nrate_per_ip = \"5/s\"",
+            "9:15: `rate_per_ip` has no effect: its listener has Unix sockets only, whose clients have no address",
+        ),
+        (
+            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\nmax_connections = 5\nmax_connections_per_ip = 5",
+            "10:26: `max_connections_per_ip` has no effect: max_connections = 5 is not above it",
+        ),
+        (
             "[admin]\nbind = \"\"\ntoken = \"t\"",
             "8:9: this has no effect: the admin endpoint is off",
         ),

@@ -13,6 +13,7 @@ use super::draft::{Draft, Seat};
 use super::prepare::{Furnished, Prepared};
 use crate::admin::orders::Done;
 use crate::admin::{self, Configured, Leaving};
+use crate::admit::Admit;
 use crate::check::Checks;
 use crate::config::{self, Problem};
 use crate::conn::way::Way;
@@ -96,7 +97,12 @@ impl Reloader {
         seats
             .map(|(seat, Furnished { new, doors })| {
                 let pool = prepared.pool(seat.settings.pool.as_deref());
+                let old = seat.old.as_ref();
+                let before = old.and_then(|old| old.origin.way.load().admit.clone());
                 let listener = listener(seat, new, pool);
+                if let Some(old) = old {
+                    self.count_who_is_there(old, before.as_deref(), &listener);
+                }
                 let options = options(&seat.settings, draft.pool_of(seat));
                 for door in &doors {
                     if let Err(error) = door.hand_over(Arc::clone(&listener), options) {
@@ -107,6 +113,19 @@ impl Reloader {
                 Listening { listener, doors }
             })
             .collect()
+    }
+
+    /// A limit for each address that is new counts those who are there already.
+    fn count_who_is_there(&self, old: &Listener, before: Option<&Admit>, new: &Listener) {
+        let way = new.origin.way.load();
+        let admit = way.admit.as_ref();
+        let Some(admit) = admit.filter(|admit| admit.begins_to_count(before)) else {
+            return;
+        };
+        for core in &self.running.cores {
+            let (admit, name) = (Arc::clone(admit), Arc::clone(&old.origin.name));
+            core.run(move |core| core.count_in(&admit, &name));
+        }
     }
 
     /// Begins what is done for new pools, and the checks of those that are checked otherwise.
@@ -202,10 +221,7 @@ fn listener(seat: &Seat, new: Option<Arc<Listener>>, pool: Option<Arc<Pool>>) ->
     match (new, &seat.old) {
         (Some(new), _) => new,
         (None, Some(old)) => {
-            let way = Way {
-                settings: Arc::clone(&seat.settings),
-                pool,
-            };
+            let way = Way::new(Arc::clone(&seat.settings), pool);
             match old.origin.way.load().is_same(&way) {
                 true => Arc::clone(old),
                 false => Arc::new(old.renewed(way)),
