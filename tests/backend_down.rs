@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Backend, Family, Isobar, Pattern, STALL, Stream, scaled, wait_until, web};
+use support::{Backend, Family, Isobar, Line, Pattern, STALL, Stream, scaled, wait_until, web};
 
 /// Checks that notice within a moment.
 const FAST: &str =
@@ -59,6 +59,13 @@ fn fall(isobar: &Isobar, backend: &Backend) -> Instant {
     at
 }
 
+/// The access lines when there are so many.
+#[track_caller]
+fn all_lines(isobar: &Isobar, n: usize) -> Vec<Line> {
+    wait_until("each has its line", || isobar.access_lines().len() == n);
+    isobar.access_lines()
+}
+
 fn ended(isobar: &Isobar) -> u64 {
     isobar.ended("web", "backend_down")
 }
@@ -86,10 +93,8 @@ fn at_once_means_those_of_that_backend_and_no_others() {
     fall(&isobar, &first);
     isobar.wait_ended("web", "backend_down", 1);
     assert_eq!(isobar.count("/pools/web/ended/backend_down"), 1);
-    let lines = isobar.access_lines();
-    let [line] = &lines[..] else {
-        panic!("not one line: {}", lines.len());
-    };
+    let lines = all_lines(&isobar, 1);
+    let line = &lines[0];
     assert!(line.says("ended", "backend_down") && line.says("backend", "b1"));
     isobar.log().wait("a line about it", |line| {
         line.says("backend", "b1") && line.message() == "down, resetting its connections"
@@ -136,6 +141,11 @@ fn after_a_while_they_go_at_the_rate_and_the_idlest_first() {
     let order = [3, 0, 5, 1, 4, 2];
     for index in order {
         talk(&clients[index]);
+        // Cores have clocks of their own: the next one is later by any of them.
+        wait_until("it is silent", || {
+            let silent = isobar.get("/connections?idle=20ms").json();
+            silent["total"] == N
+        });
     }
     let fell = fall(&isobar, &backend);
     isobar.wait_ended("web", "backend_down", 1);
@@ -152,7 +162,7 @@ fn after_a_while_they_go_at_the_rate_and_the_idlest_first() {
         fell.elapsed()
     );
     clients.iter().for_each(Stream::expect_reset);
-    let lines = isobar.access_lines();
+    let lines = all_lines(&isobar, N);
     let gone: Vec<_> = lines
         .iter()
         .filter_map(|line| line.text("client"))
