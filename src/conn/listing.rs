@@ -5,17 +5,15 @@
 //! other work. Only as many connections are described as will be shown.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::core::{Command, ConnectionView, CoreHandle, Entry, Phase};
-use crate::net::Address;
+use crate::net::Source;
 
 /// Connections that a core looks at in one go: a tenth of a millisecond, as much as it spends
 /// on a few new connections.
@@ -38,21 +36,6 @@ pub struct Filter {
     pub older: Option<Duration>,
     /// No byte has moved for longer than this.
     pub idle: Option<Duration>,
-}
-
-/// Where clients come from: a block of addresses, or Unix sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Unix sockets.
-    Unix,
-    /// The addresses whose first `prefix` bits are those of `network`, which is never an
-    /// IPv4-mapped IPv6 address.
-    Block {
-        /// Any address of the block.
-        network: IpAddr,
-        /// At most 32 or 128, as the family has it.
-        prefix: u32,
-    },
 }
 
 /// Connections that were found.
@@ -165,59 +148,11 @@ impl Filter {
             && is(&self.listener, Some(entry.listener()))
             && self
                 .client
-                .is_none_or(|source| source.holds(entry.client()))
+                .is_none_or(|source| source.holds(&entry.client()))
             && self.state.is_none_or(|state| entry.phase() == state)
             && exceeds(self.older, entry.accepted(), now)
             && exceeds(self.idle, entry.last_moved(), now)
     }
-}
-
-impl FromStr for Source {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "unix" {
-            return Ok(Self::Unix);
-        }
-        Self::block(text).ok_or_else(|| "an address, a CIDR such as 10.0.0.0/8, or unix".to_owned())
-    }
-}
-
-impl Source {
-    fn block(text: &str) -> Option<Self> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix.parse().ok()?)),
-            None => (text, None),
-        };
-        let network = address.parse::<IpAddr>().ok()?.to_canonical();
-        let most = width(network);
-        let prefix = prefix.unwrap_or(most);
-        (prefix <= most).then_some(Self::Block { network, prefix })
-    }
-
-    fn holds(self, client: &Address) -> bool {
-        match (self, client.ip()) {
-            (Self::Unix, ip) => ip.is_none(),
-            (Self::Block { .. }, None) => false,
-            (Self::Block { network, prefix }, Some(ip)) => {
-                let shift = width(network) - prefix;
-                width(ip) == width(network) && cut(ip, shift) == cut(network, shift)
-            }
-        }
-    }
-}
-
-fn width(ip: IpAddr) -> u32 {
-    if ip.is_ipv4() { 32 } else { 128 }
-}
-
-/// The address without its last `bits` bits.
-fn cut(ip: IpAddr, bits: u32) -> u128 {
-    let number = match ip {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()),
-        IpAddr::V6(ip) => ip.to_bits(),
-    };
-    number.checked_shr(bits).unwrap_or(0)
 }
 
 #[cfg(test)]
