@@ -17,6 +17,7 @@
 //! | [`pool`] | backends and their states, leases, the hold queue |
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
 //! | [`listener`] | accept and admit |
+//! | [`proxy`] | the PROXY protocol, in and out |
 //! | [`check`] | active health checks |
 //! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
 //! | [`plan`] | what a reload would change, and which connections it would touch |
@@ -41,6 +42,7 @@ pub mod metrics;
 pub mod net;
 pub mod plan;
 pub mod pool;
+pub mod proxy;
 pub mod rebalance;
 pub mod runtime;
 pub mod server;

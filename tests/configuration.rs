@@ -189,7 +189,6 @@ fn what_a_later_version_brings_is_refused() {
         "resolve = \"ipv4\"",
         "max_age = \"1h\"",
         "replay = \"safe\"",
-        "send_proxy = \"v2\"",
         "source_address = [\"127.0.0.1\"]",
         "slow_start = \"1s\"",
         "on_backend_down = \"reset\"",
@@ -206,9 +205,6 @@ fn what_a_later_version_brings_is_refused() {
         "rate_per_ip = \"5/s\"",
         "allow = [\"10.0.0.0/8\"]",
         "deny = [\"10.0.0.0/8\"]",
-        "proxy_protocol = \"required\"",
-        "trusted_proxies = [\"10.0.0.0/8\"]",
-        "preread_timeout = \"1s\"",
     ];
     for line in of_listener {
         let key = line.split(' ').next().expect("a key");

@@ -23,7 +23,8 @@ impl Checks {
     /// # Errors
     /// [`SetupError`]: what the file says cannot be used.
     pub fn new(pool: Arc<Pool>) -> Result<Self, SetupError> {
-        let check = Check::new(&pool.settings().health)?;
+        let settings = pool.settings();
+        let check = Check::new(&settings.health, settings.send_proxy)?;
         Ok(Self::made(pool, check))
     }
 

@@ -13,7 +13,7 @@ use super::{
     Admin, Backend, Config, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
     Pool, Runtime,
 };
-use crate::net::Address;
+use crate::net::{Address, Source};
 
 /// A whole file, table by table.
 pub(super) struct File<'a> {
@@ -109,7 +109,15 @@ pub(super) fn listener(name: &str, of: &Scope<'_>) -> Listener {
         pool: reference(of, "pool"),
         backlog: of.get("backlog"),
         max_connections: of.get("max_connections"),
+        proxy_protocol: of.choice("proxy_protocol"),
+        trusted_proxies: sources(of, "trusted_proxies"),
+        preread_timeout: of.get("preread_timeout"),
     }
+}
+
+fn sources(of: &Scope<'_>, key: &str) -> Vec<Source> {
+    let sources: Vec<At<Source>> = of.get(key);
+    sources.into_iter().map(|source| source.value).collect()
 }
 
 /// The addresses of a listener with their places.
@@ -138,6 +146,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         half_close_timeout: of.get("half_close_timeout"),
         user_timeout: of.get("user_timeout"),
         keepalive: of.get("keepalive"),
+        send_proxy: of.choice("send_proxy"),
         quiet: of.get("quiet"),
         when_all_down: of.choice("when_all_down"),
         drain_timeout: of.get("drain_timeout"),

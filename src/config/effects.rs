@@ -13,7 +13,7 @@ use super::choices::{CheckKind, Choice};
 use super::faults::Sink;
 use super::texts::is_name;
 use super::value::{At, Scope, Value};
-use super::{Backend, Balance, WhenAllDown};
+use super::{Backend, Balance, ProxyProtocol, WhenAllDown};
 use crate::net::Address;
 
 /// Throws every warning at the sink.
@@ -108,11 +108,43 @@ fn listener(listener: &Named<'_>, sink: &mut Sink<'_>) {
             sink.warn(at.span.clone(), message);
         }
     }
+    self::proxies(scope, sink);
     let routed = build::reference(scope, "pool").is_some();
     if !routed && is_readable(scope, "pool") && is_readable(scope, "route") {
         let name = listener.name;
         let message = format!("listener `{name}` has no `pool`: every connection is rejected");
         sink.warn(listener.place.clone(), message);
+    }
+}
+
+fn proxies(scope: &Scope<'_>, sink: &mut Sink<'_>) {
+    let off = scope.choice::<ProxyProtocol>("proxy_protocol") == ProxyProtocol::Off;
+    if off && is_readable(scope, "proxy_protocol") {
+        for key in ["trusted_proxies", "preread_timeout"] {
+            if let Some(at) = written(scope, key) {
+                let message = format!("`{key}` has no effect with proxy_protocol = \"off\"");
+                sink.warn(at.span.clone(), message);
+            }
+        }
+    }
+    host_bits(scope, "trusted_proxies", sink);
+}
+
+/// Bits of a CIDR that do not count.
+fn host_bits(scope: &Scope<'_>, key: &str, sink: &mut Sink<'_>) {
+    let Some(Value::List(items)) = scope.own(key).map(|at| &at.value) else {
+        return;
+    };
+    for item in items {
+        if let Value::Source(source, true) = item.value {
+            // What came from the environment is not shown.
+            let meant = match item.is_replaced() {
+                true => String::new(),
+                false => format!(": it is {source}"),
+            };
+            let message = format!("the bits behind the prefix are ignored{meant}");
+            sink.warn(item.span.clone(), message);
+        }
     }
 }
 
@@ -230,7 +262,8 @@ impl<'a> Idle<'a> {
             return;
         }
         let scope = &pool.scope;
-        if scope.choice::<Balance>("balance") == Balance::ConsistentHash {
+        let hashed = scope.choice::<Balance>("balance") == Balance::ConsistentHash;
+        if hashed && !clients.named.contains(pool.name) {
             let why = "as all listeners of this pool are Unix sockets: their clients have no \
                        address to hash";
             self.keys(scope, &["balance"], why);
@@ -314,6 +347,8 @@ impl<'a> Idle<'a> {
 struct Clients {
     unix: HashSet<String>,
     others: HashSet<String>,
+    /// Some of them may have an address all the same, by a PROXY header.
+    named: HashSet<String>,
 }
 
 impl Clients {
@@ -321,11 +356,16 @@ impl Clients {
         let mut clients = Self {
             unix: HashSet::new(),
             others: HashSet::new(),
+            named: HashSet::new(),
         };
         for listener in &file.listeners {
             let Some(pool) = build::reference(&listener.scope, "pool") else {
                 continue;
             };
+            let headers: ProxyProtocol = listener.scope.choice("proxy_protocol");
+            if headers != ProxyProtocol::Off {
+                clients.named.insert(pool.to_string());
+            }
             let binds = build::binds(&listener.scope);
             let readable = !listener.scope.own("bind").is_none_or(has_faulty);
             let unix = |bind: &At<Address>| matches!(bind.value, Address::Unix(_));

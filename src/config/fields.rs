@@ -152,6 +152,9 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         pool,
         backlog,
         max_connections,
+        proxy_protocol,
+        trusted_proxies,
+        preread_timeout,
     } = of;
     let bind = match bind.as_slice() {
         [one] => text(&one.to_string()),
@@ -166,6 +169,9 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         new_connections("pool", text(pool.as_deref().unwrap_or_default())),
         at_once("backlog", count(*backlog)),
         at_once("max_connections", count(*max_connections)),
+        new_connections("proxy_protocol", word(*proxy_protocol)),
+        new_connections("trusted_proxies", texts(trusted_proxies)),
+        new_connections("preread_timeout", duration(*preread_timeout)),
     ]
 }
 
@@ -183,6 +189,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         half_close_timeout,
         user_timeout,
         keepalive,
+        send_proxy,
         quiet,
         when_all_down,
         drain_timeout,
@@ -203,6 +210,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         new_connections("half_close_timeout", duration(*half_close_timeout)),
         new_connections("user_timeout", duration(*user_timeout)),
         new_connections("keepalive", duration(*keepalive)),
+        new_connections("send_proxy", word(*send_proxy)),
         new_connections("quiet", duration(*quiet)),
         new_connections("when_all_down", word(*when_all_down)),
         at_once("drain_timeout", duration(*drain_timeout)),

@@ -51,7 +51,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::net::Address;
+use crate::net::{Address, Source};
 
 pub use faults::{Faults, Problem, Severity};
 pub use fields::Effect;
@@ -199,6 +199,23 @@ pub struct Listener {
     pub backlog: u32,
     /// Connections at once; 0: no limit of its own. Default 0.
     pub max_connections: usize,
+    /// Whether clients begin with a PROXY header. Default off.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whose PROXY headers count, beside Unix clients; not empty where those are looked for.
+    pub trusted_proxies: Vec<Source>,
+    /// For the PROXY header in all, zero: as long as it takes. Default 5 s.
+    pub preread_timeout: Duration,
+}
+
+/// `listener.NAME.proxy_protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// No header is looked for.
+    Off,
+    /// Every client comes from a trusted proxy, with a header.
+    Required,
+    /// Clients that come from a trusted proxy have a header, others have none.
+    Optional,
 }
 
 /// `[pool.NAME]`: interchangeable backends and how connections to them are treated.
@@ -226,6 +243,8 @@ pub struct Pool {
     pub user_timeout: Duration,
     /// First keep-alive probe after it, see tcp(7); 0: off. Default 60 s.
     pub keepalive: Duration,
+    /// The PROXY header that backends get first. Default off.
+    pub send_proxy: SendProxy,
     /// How long nothing may have moved before a connection counts as quiet; not 0. Default 1 s.
     pub quiet: Duration,
     /// Use backends that are down by checks when none is up. Default hold.
@@ -298,6 +317,17 @@ pub enum WhenAllDown {
     Hold,
     /// Backends that are down by checks are used.
     Try,
+}
+
+/// `pool.NAME.send_proxy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendProxy {
+    /// None.
+    Off,
+    /// Version 1, a line of text.
+    V1,
+    /// Version 2, binary.
+    V2,
 }
 
 /// `pool.NAME.relay`.

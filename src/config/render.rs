@@ -20,9 +20,9 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, Pool, Runtime, build, env,
+    Log, Pool, ProxyProtocol, Runtime, build, env,
 };
-use crate::net::Address;
+use crate::net::{Address, Source};
 
 impl Loaded {
     /// The effective configuration as TOML, for people and for `GET /config`.
@@ -130,6 +130,20 @@ impl Writer<'_> {
         self.text("pool", listener.pool.as_deref().unwrap_or_default());
         self.count("backlog", listener.backlog);
         self.count("max_connections", listener.max_connections);
+        self.text("proxy_protocol", listener.proxy_protocol.word());
+        let proxied = listener.proxy_protocol != ProxyProtocol::Off;
+        if proxied || !listener.trusted_proxies.is_empty() {
+            let sources: Vec<_> = listener
+                .trusted_proxies
+                .iter()
+                .map(Source::to_string)
+                .collect();
+            self.texts("trusted_proxies", &sources);
+        }
+        let plain = super::fields::plain_listener();
+        if proxied || listener.preread_timeout != plain.preread_timeout {
+            self.duration("preread_timeout", listener.preread_timeout);
+        }
     }
 
     fn pool(&mut self, pool: &Pool, tcp: bool) {
@@ -148,6 +162,7 @@ impl Writer<'_> {
         if tcp || pool.keepalive != plain.keepalive {
             self.duration("keepalive", pool.keepalive);
         }
+        self.text("send_proxy", pool.send_proxy.word());
         self.duration("quiet", pool.quiet);
         self.text("when_all_down", pool.when_all_down.word());
         self.duration("drain_timeout", pool.drain_timeout);

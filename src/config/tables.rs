@@ -12,7 +12,10 @@ use super::keys::{
     timeout, word,
 };
 use super::texts;
-use super::{Balance, HashKey, LatencyOf, Level, LogFormat, RelayEngine, WhenAllDown};
+use super::{
+    Balance, HashKey, LatencyOf, Level, LogFormat, ProxyProtocol, RelayEngine, SendProxy,
+    WhenAllDown,
+};
 
 /// Linux keeps `TCP_KEEPIDLE` in seconds, at most 32767, see tcp(7) and `include/net/tcp.h`.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -201,14 +204,31 @@ pub(super) static LISTENER: Table = Table {
             "0",
             "Connections at once; further clients wait in the accept queue. 0: no limit of its own.",
         ),
+        word(
+            "proxy_protocol",
+            words::<ProxyProtocol>,
+            "\"off\"",
+            "`required`: every connection comes from one of `trusted_proxies` and begins with a PROXY header, version 1 or 2. `optional`: connections from `trusted_proxies` begin with one; from all others none is looked for.",
+        ),
+        Key {
+            name: "trusted_proxies",
+            kind: Kind::Many {
+                what: "addresses, CIDRs or \"unix\"",
+                read: texts::source,
+            },
+            default: "[]",
+            doc: "Whose PROXY headers count; needed where they are looked for. Clients of a Unix socket are trusted in any case: `\"unix\"` is for a listener that has no others.",
+        },
+        timeout(
+            "preread_timeout",
+            "\"5s\"",
+            "How long a client may take, in all, to send its PROXY header. 0s: as long as it likes.",
+        ),
         later("max_connections_per_ip"),
         later("rate"),
         later("rate_per_ip"),
         later("allow"),
         later("deny"),
-        later("proxy_protocol"),
-        later("trusted_proxies"),
-        later("preread_timeout"),
         later("route"),
     ],
 };
@@ -282,6 +302,12 @@ pub(super) static POOL: Table = Table {
             default: "\"60s\"",
             doc: "First keep-alive probe after this long without a byte, then every third of it, three probes; whole seconds. 0s: off.",
         },
+        word(
+            "send_proxy",
+            words::<SendProxy>,
+            "\"off\"",
+            "PROXY header that a backend gets before the first byte, with the address of the client and the one it connected to; those of a PROXY header that came in are passed on. Checks send one that names nobody (LOCAL, UNKNOWN), except to a `health.port` of their own.",
+        ),
         interval(
             "quiet",
             "\"1s\"",
@@ -311,7 +337,6 @@ pub(super) static POOL: Table = Table {
         later("resolve"),
         later("max_age"),
         later("replay"),
-        later("send_proxy"),
         later("source_address"),
         later("slow_start"),
         later("on_backend_down"),

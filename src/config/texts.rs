@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use super::AccessSink;
 use super::units;
 use super::value::Value;
-use crate::net::{Address, canonical};
+use crate::net::{Address, Source, canonical};
 
 type Reading = Result<Value, String>;
 
@@ -114,6 +114,13 @@ pub(super) fn statuses(text: &str) -> Reading {
 
 pub(super) fn percent(text: &str) -> Reading {
     units::percent(text).map(Value::Share)
+}
+
+/// A block of addresses, or `unix`.
+pub(super) fn source(text: &str) -> Reading {
+    let read = Source::parse(text);
+    let (source, extra) = read.map_err(|error| format!("{error}, or \"unix\""))?;
+    Ok(Value::Source(source, extra))
 }
 
 pub(super) fn mode(text: &str) -> Reading {

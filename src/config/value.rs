@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::keys::{Key, Kind, Table};
 use super::{AccessSink, schema};
-use crate::net::Address;
+use crate::net::{Address, Source};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub(super) enum Value {
     Sink(AccessSink),
     Statuses(Vec<RangeInclusive<u16>>),
     Bytes(Vec<u8>),
+    /// And whether it has bits behind its prefix.
+    Source(Source, bool),
     List(Vec<At<Value>>),
     Section(Section),
 }
@@ -100,6 +102,7 @@ take! {
     AccessSink: Value::Sink(sink) => Some(sink.clone());
     Vec<RangeInclusive<u16>>: Value::Statuses(ranges) => Some(ranges.clone());
     Vec<u8>: Value::Bytes(bytes) => Some(bytes.clone());
+    Source: Value::Source(source, _) => Some(*source);
 }
 
 impl Take for u32 {

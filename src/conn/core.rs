@@ -260,7 +260,7 @@ pub enum Phase {
 pub struct Entry {
     id: u64,
     listener: Arc<str>,
-    client: Address,
+    client: RefCell<Address>,
     accepted: Instant,
     phase: Cell<Phase>,
     place: RefCell<Place>,
@@ -328,7 +328,7 @@ impl Entry {
         Self {
             id: 0,
             listener,
-            client,
+            client: RefCell::new(client),
             accepted: now,
             phase: Cell::new(Phase::Preread),
             place: RefCell::default(),
@@ -369,8 +369,13 @@ impl Entry {
         &self.listener
     }
 
-    pub(super) fn client(&self) -> &Address {
-        &self.client
+    pub(super) fn client(&self) -> Ref<'_, Address> {
+        self.client.borrow()
+    }
+
+    /// Its client is who a PROXY header says.
+    pub(super) fn set_client(&self, client: Address) {
+        self.client.replace(client);
     }
 
     pub(super) fn accepted(&self) -> Instant {
@@ -541,7 +546,7 @@ impl Entry {
         ConnectionView {
             id: self.id,
             listener: Arc::clone(&self.listener),
-            client: self.client.clone(),
+            client: self.client.borrow().clone(),
             pool: place.pool,
             backend: place.backend,
             accepted: self.accepted,

@@ -14,6 +14,7 @@ pub mod way;
 
 mod connect;
 mod fault;
+mod identify;
 mod record;
 
 use std::pin::{Pin, pin};
@@ -31,9 +32,12 @@ use crate::log::Rejections;
 use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
 use crate::net::{Incoming, Liveness, Stream};
 use crate::pool::{Lease, Pool};
+use crate::proxy::Expectation;
 use connect::{Connected, Connector};
 use gate::Slot;
+use identify::identify;
 use moving::offer;
+use preread::Preread;
 use record::Record;
 use relay::{Exchange, Finish, Observer};
 use visitor::Visitor;
@@ -183,7 +187,19 @@ async fn arrive(
     client: &Stream,
     record: &mut Record,
 ) -> Result<Connected, Outcome> {
-    let visitor = Visitor::at(record.client().clone());
+    let mut visitor = Visitor::at(record.client().clone());
+    let (expected, mut preread) = {
+        let way = record.origin().way.load();
+        let expected = Expectation::of(&way.settings, &visitor.client);
+        let preread = Preread::new(client, core.timers(), way.settings.preread_timeout);
+        (expected, preread)
+    };
+    match expected {
+        Expectation::Nothing => {}
+        Expectation::Header => identify(&mut preread, &mut visitor, record).await?,
+        Expectation::Untrusted => return Err(Outcome::Rejected(Rejected::Untrusted)),
+    }
+    visitor.early = preread.into_early();
     let route = record.origin().route(&visitor);
     let pool = route.ok_or(Outcome::Rejected(Rejected::NoRoute))?;
     let connector = Connector::new(client, visitor, record, core.timers());

@@ -35,7 +35,9 @@ pub enum More {
 pub struct Preread<'a> {
     client: &'a Stream,
     timer: Timer,
-    /// `None`: it may take as long as it likes.
+    /// Zero: it may take as long as it likes.
+    timeout: Duration,
+    /// Set by the first wish for more.
     deadline: Option<Instant>,
     bytes: Vec<u8>,
     /// Bytes that were read and are no part of `bytes` any more.
@@ -43,12 +45,13 @@ pub struct Preread<'a> {
 }
 
 impl<'a> Preread<'a> {
-    /// Nothing was read yet, and `timeout` begins now; zero: there is none.
+    /// Nothing was read yet; `timeout` begins with the first wish for more. Zero: there is none.
     pub fn new(client: &'a Stream, timers: &Rc<Timers>, timeout: Duration) -> Self {
         Self {
             client,
             timer: Timer::new(timers),
-            deadline: (!timeout.is_zero()).then(|| Instant::now() + timeout),
+            timeout,
+            deadline: None,
             bytes: Vec::new(),
             taken: 0,
         }
@@ -84,6 +87,9 @@ impl<'a> Preread<'a> {
     pub async fn more(&mut self) -> Result<More, Outcome> {
         if self.room() == 0 {
             return Err(Outcome::Rejected(Rejected::PrereadLimit));
+        }
+        if self.deadline.is_none() && !self.timeout.is_zero() {
+            self.deadline = Some(Instant::now() + self.timeout);
         }
         poll_fn(|cx| self.poll_more(cx)).await
     }

@@ -69,7 +69,7 @@ pub fn faults_of_checks(loaded: &Loaded) -> Vec<Problem> {
 pub(super) fn make_checks(loaded: &Loaded) -> (Made, Vec<Problem>) {
     let (mut made, mut faults) = (Made::new(), Vec::new());
     for pool in &loaded.config.pools {
-        match Check::new(&pool.health) {
+        match Check::new(&pool.health, pool.send_proxy) {
             Ok(check) => drop(made.insert(Arc::clone(&pool.name), check)),
             Err(error) => faults.push(of_check(loaded, &pool.name, &error)),
         }

@@ -117,9 +117,14 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
         pool,
         backlog,
         0..=u32::MAX as usize,
+        proxies(),
+        timeout(),
     );
     (bind, rest).prop_map(
-        move |(bind, (ipv6_only, unix_mode, pool, backlog, max_connections))| Listener {
+        move |(
+            bind,
+            (ipv6_only, unix_mode, pool, backlog, max_connections, proxies, preread_timeout),
+        )| Listener {
             name: format!("l.{index}").into(),
             bind: std::iter::once(bind.0).chain(bind.1).collect(),
             ipv6_only,
@@ -127,8 +132,32 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
             pool: pool.map(pool_name),
             backlog,
             max_connections,
+            proxy_protocol: proxies.0,
+            trusted_proxies: proxies.1,
+            preread_timeout,
         },
     )
+}
+
+const SOURCES: [&str; 5] = [
+    "10.0.0.0/8",
+    "192.0.2.1/32",
+    "fd00::/8",
+    "0.0.0.0/0",
+    "unix",
+];
+
+/// Where headers are looked for, somebody is trusted.
+fn proxies() -> impl Strategy<Value = (ProxyProtocol, Vec<Source>)> {
+    let sources = vec(select(&SOURCES), 0..3);
+    (choice::<ProxyProtocol>(), sources).prop_map(|(mode, sources)| {
+        let sources = sources.iter().map(|text| text.parse().expect("a source"));
+        let sources: Vec<Source> = sources.collect();
+        match sources.is_empty() {
+            true => (ProxyProtocol::Off, sources),
+            false => (mode, sources),
+        }
+    })
 }
 
 fn pool_name(index: usize) -> Arc<str> {
@@ -207,7 +236,7 @@ fn health_tls() -> impl Strategy<Value = HealthTls> {
 fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
     let fallback = option::of(index + 1..index + 3);
     let fallback = fallback.prop_map(move |to| to.filter(|to| *to < pools).map(pool_name));
-    let words = (choice(), choice(), choice(), choice(), choice());
+    let words = (choice(), choice(), choice(), choice(), choice(), choice());
     let counts = (1..=1000u32, any::<u32>(), 0..=u32::MAX as usize);
     let times = (
         timeout(),
@@ -232,6 +261,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             half_close_timeout: times.2,
             user_timeout: kernel.0,
             keepalive: Duration::from_secs(kernel.1.as_secs()),
+            send_proxy: words.5,
             quiet: times.6,
             when_all_down: words.1,
             drain_timeout: times.5,

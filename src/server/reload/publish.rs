@@ -122,7 +122,9 @@ impl Reloader {
                 }
                 Some(care) => {
                     let old = before.file.config.pool(&pool.name);
-                    if old.is_none_or(|old| old.health != settings.health) {
+                    if old.is_none_or(|old| {
+                        (&old.health, old.send_proxy) != (&settings.health, settings.send_proxy)
+                    }) {
                         care.check_anew(checks, &self.halt);
                     }
                 }
