@@ -18,6 +18,7 @@
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
 //! | [`admit`] | who may come in: lists, limits for each address, rates |
 //! | [`listener`] | bound addresses, and the loop that accepts |
+//! | [`proxy`] | the PROXY protocol, in and out |
 //! | [`check`] | active health checks |
 //! | [`series`] | the last fifteen minutes of every backend |
 //! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
@@ -44,6 +45,7 @@ pub mod metrics;
 pub mod net;
 pub mod plan;
 pub mod pool;
+pub mod proxy;
 pub mod rebalance;
 pub mod runtime;
 pub mod series;

@@ -181,14 +181,13 @@ fn an_address_is_bound_by_one_listener_only() {
 }
 
 /// The keys that come with a later version are refused by name, not passed over: whoever
-/// writes `trusted_proxies` wants nobody else believed.
+/// writes `slow_start` wants no full load at once.
 #[test]
 fn what_a_later_version_brings_is_refused() {
     let later = "is not available in this version of isobar yet";
     let of_pool = [
         "resolve = \"ipv4\"",
         "replay = \"safe\"",
-        "send_proxy = \"v2\"",
         "slow_start = \"1s\"",
     ];
     for line in of_pool {
@@ -197,16 +196,6 @@ fn what_a_later_version_brings_is_refused() {
     }
     let outlier = in_pool("[pool.web.outlier]");
     refused(&outlier, &[&format!("lb.toml:10:11: `outlier` {later}")]);
-    let of_listener = [
-        "proxy_protocol = \"required\"",
-        "trusted_proxies = [\"10.0.0.0/8\"]",
-        "preread_timeout = \"1s\"",
-    ];
-    for line in of_listener {
-        let key = line.split(' ').next().expect("a key");
-        let text = GOOD.replace("[listener.web]", &format!("[listener.web]\n{line}"));
-        refused(&text, &[&format!("lb.toml:5:1: `{key}` {later}")]);
-    }
 }
 
 #[test]

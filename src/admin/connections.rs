@@ -10,7 +10,7 @@ use super::error::Refusal;
 use super::words::Seconds;
 use crate::conn::listing::{Filter, Found};
 use crate::conn::{ConnectionView, Phase};
-use crate::net::Address;
+use crate::net::{Address, Source};
 
 /// How many are shown where the request does not say.
 const LIMIT: usize = 100;
@@ -81,7 +81,7 @@ impl Query {
             "pool" => set(name, &mut filter.pool, Ok(value.to_owned())),
             "backend" => set(name, &mut filter.backend, Ok(value.to_owned())),
             "listener" => set(name, &mut filter.listener, Ok(value.to_owned())),
-            "client" => set(name, &mut filter.client, value.parse()),
+            "client" => set(name, &mut filter.client, source(value)),
             "state" => set(name, &mut filter.state, state(value)),
             "older" => set(name, &mut filter.older, duration(value)),
             "idle" => set(name, &mut filter.idle, duration(value)),
@@ -100,6 +100,11 @@ fn set<T>(name: &str, place: &mut Option<T>, value: Result<T, String>) -> Result
 
 fn count(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "a whole number".to_owned())
+}
+
+fn source(text: &str) -> Result<Source, String> {
+    text.parse()
+        .map_err(|_| "an address, a CIDR such as 10.0.0.0/8, or unix".to_owned())
 }
 
 fn state(text: &str) -> Result<Phase, String> {
@@ -163,7 +168,6 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conn::listing::Source;
 
     fn query(text: &[(&str, &str)]) -> Result<Query, String> {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());

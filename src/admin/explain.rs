@@ -24,6 +24,7 @@ use crate::pool::explain::{
     BackendStep, Explanation, Key, Outcome, Planned, PoolStep, Rest, Verdict, Whom,
 };
 use crate::pool::{NotHeld, Obstacle, Pool, State};
+use crate::proxy::Expectation;
 
 use admission::AdmissionStep;
 pub(super) use query::Query;
@@ -160,6 +161,7 @@ impl Answer {
         })?;
         let listener = &listening.listener;
         let mut notes = accepting(running, &listening);
+        notes.extend(proxied(&listening, &query));
         let visitor = query.visitor();
         let way = listener.origin.way.load_full();
         let admit = way.admit.as_ref();
@@ -227,6 +229,30 @@ fn accepting(running: &Running, listening: &Listening) -> Vec<String> {
         )],
         (false, false) => vec![format!("listener {name} is not accepting: {wait}")],
         (false, true) => Vec::new(),
+    }
+}
+
+/// Whether a connection from there must begin with a PROXY header.
+fn proxied(listening: &Listening, query: &Query) -> Option<String> {
+    let way = listening.listener.origin.way.load();
+    let listener = &way.settings;
+    let name = &listener.name;
+    let who = match query.whom {
+        Whom::Ip(ip, _) => ip.to_string(),
+        Whom::Unix => "a Unix client".to_owned(),
+    };
+    match Expectation::of(listener, &query.visitor().client) {
+        Expectation::Nothing => None,
+        Expectation::Untrusted => Some(format!(
+            "listener {name} takes connections of its trusted_proxies alone, each with a PROXY \
+             header: this is what becomes of a client that such a header names; a connection \
+             that {who} makes itself is reset (untrusted)"
+        )),
+        Expectation::Header => Some(format!(
+            "a connection that {who} makes itself to listener {name} must begin with a PROXY \
+             header, as from one of its trusted_proxies, or it is reset (proxy_header): this is \
+             what becomes of it where the header names that client, or nobody"
+        )),
     }
 }
 

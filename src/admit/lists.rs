@@ -8,8 +8,8 @@
 
 use std::net::IpAddr;
 
-use crate::config::{Listener, Source};
-use crate::net::Cidr;
+use crate::config::Listener;
+use crate::net::{Cidr, Source};
 
 /// The lists of a listener that has one.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::Source as Entry;
+use crate::net::Source as Entry;
 
 fn listener(change: impl FnOnce(&mut Listener)) -> Listener {
     let mut listener = crate::config::plain_listener();

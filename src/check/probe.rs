@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use super::error::{End, ProbeError, SetupError, Step};
@@ -11,8 +12,9 @@ use super::http::Question;
 use super::tcp::{self, Farewell, Stream};
 use super::tls::{self, TlsClient};
 use super::{Outcome, exchange};
-use crate::config::{self, HealthKind};
+use crate::config::{self, HealthKind, SendProxy};
 use crate::net::{Address, Sources, Turns};
+use crate::proxy;
 
 /// A failure seen this long after its deadline tells of isobar, not of the backend: the
 /// process was stopped (SIGSTOP, a paused container or machine) or got no processor.
@@ -21,6 +23,8 @@ const HELD_UP: Duration = Duration::from_secs(1);
 /// What the checks of one pool do, ready to run. Built once per pool.
 pub struct Check {
     kind: Kind,
+    /// What a backend gets first: a PROXY header that names nobody, or nothing.
+    header: Vec<u8>,
     port: u16,
     timeout: Duration,
     pub(super) interval: Duration,
@@ -47,9 +51,10 @@ impl Check {
     /// # Errors
     ///
     /// What the settings name cannot be used, see [`SetupError`].
-    pub fn new(health: &config::Health) -> Result<Option<Self>, SetupError> {
+    pub fn new(health: &config::Health, send_proxy: SendProxy) -> Result<Option<Self>, SetupError> {
         Ok(Kind::new(health)?.map(|kind| Self {
             kind,
+            header: proxy::for_checks(send_proxy),
             port: health.port,
             timeout: health.timeout,
             interval: health.interval,
@@ -65,7 +70,7 @@ impl Check {
     ///
     /// As [`new`](Self::new).
     pub fn of(pool: &config::Pool) -> Result<Option<Self>, SetupError> {
-        let check = Self::new(&pool.health)?;
+        let check = Self::new(&pool.health, pool.send_proxy)?;
         Ok(check.map(|check| Self {
             sources: pool.source_addresses.clone(),
             ..check
@@ -209,9 +214,14 @@ impl Progress {
 
 async fn converse(target: &Target, progress: &mut Progress) -> Result<Farewell, ProbeError> {
     let address = &target.address;
-    let stream = tcp::open(address, target.check.sources())
+    let mut stream = tcp::open(address, target.check.sources())
         .await
         .map_err(ProbeError::Connect)?;
+    // What listens for checks alone, at a port of its own, gets no connections of clients.
+    if !target.elsewhere {
+        let header = stream.write_all(&target.check.header).await;
+        header.map_err(ProbeError::Broken)?;
+    }
     match &target.check.kind {
         Kind::Tcp => Ok(Farewell::now(stream)),
         Kind::Tls(client) => {

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::{Check, ProbeError, Target, probe};
-use crate::config::{Health, HealthKind};
+use crate::config::{Health, HealthKind, SendProxy};
 use crate::net::Address;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub(super) fn hasty(kind: HealthKind) -> Health {
 }
 
 pub(super) fn target(health: &Health, address: &Address) -> Target {
-    let check = Check::new(health)
+    let check = Check::new(health, SendProxy::Off)
         .expect("valid settings")
         .expect("a kind that checks");
     Target::new(Arc::new(check), address)

@@ -1,18 +1,17 @@
-//! Warnings about who may come in: entries that do not say what they seem to, and limits that
+//! Warnings about who may come in, and whose headers count: entries that do not say what they seem to, and limits that
 //! never hold anybody back.
 
 use std::collections::HashSet;
 
 use super::build::{self, Named};
-use super::clients::Source;
 use super::faults::Sink;
 use super::value::{At, Scope, Value};
-use crate::net::{Address, Cidr};
+use crate::net::{Address, Cidr, Source};
 
 /// Throws every such warning at the sink.
 pub(super) fn check(listener: &Named<'_>, sink: &mut Sink<'_>) {
     let scope = &listener.scope;
-    for key in ["allow", "deny"] {
+    for key in ["allow", "deny", "trusted_proxies"] {
         host_bits(scope, key, sink);
     }
     denied_all_the_same(scope, sink);

@@ -115,6 +115,9 @@ pub(super) fn listener(name: &str, of: &Scope<'_>) -> Listener {
         rate_per_ip: of.get("rate_per_ip"),
         allow: values(of.get("allow")),
         deny: values(of.get("deny")),
+        proxy_protocol: of.choice("proxy_protocol"),
+        trusted_proxies: values(of.get("trusted_proxies")),
+        preread_timeout: of.get("preread_timeout"),
     }
 }
 
@@ -149,6 +152,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         user_timeout: of.get("user_timeout"),
         keepalive: of.get("keepalive"),
         max_age: of.get("max_age"),
+        send_proxy: of.choice("send_proxy"),
         quiet: of.get("quiet"),
         source_addresses: source_addresses(of),
         when_all_down: of.choice("when_all_down"),

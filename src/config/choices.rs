@@ -1,6 +1,9 @@
 //! The words of the file that stand for one of a few: each enum lists its own once.
 
-use super::{Balance, HashKey, LatencyOf, Level, LogFormat, RelayEngine, WhenAllDown};
+use super::{
+    Balance, HashKey, LatencyOf, Level, LogFormat, ProxyProtocol, RelayEngine, SendProxy,
+    WhenAllDown,
+};
 
 /// An enum with a word of the file for each value.
 pub(super) trait Choice: Copy + PartialEq + Sized + 'static {
@@ -73,6 +76,19 @@ impl Choice for Balance {
 
 impl Choice for WhenAllDown {
     const ALL: &'static [(&'static str, Self)] = &[("hold", Self::Hold), ("try", Self::Try)];
+}
+
+impl Choice for ProxyProtocol {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("required", Self::Required),
+        ("optional", Self::Optional),
+    ];
+}
+
+impl Choice for SendProxy {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("v1", Self::V1), ("v2", Self::V2)];
 }
 
 impl Choice for RelayEngine {

@@ -1,29 +1,11 @@
-//! Who comes: entries of `allow` and `deny`, and what to write instead of what is none.
+//! Who comes: entries of `allow`, `deny` and `trusted_proxies`, and what to write instead of what is none.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::value::Value;
-use crate::net::{Cidr, CidrError};
+use crate::net::{Cidr, CidrError, Source};
 
-/// An entry of `listener.NAME.allow`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The addresses of a block.
-    Block(Cidr),
-    /// Whoever comes by a Unix socket.
-    Unix,
-}
-
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Block(block) => block.fmt(f),
-            Self::Unix => f.write_str(UNIX),
-        }
-    }
-}
-
-const UNIX: &str = "unix";
+const UNIX: &str = Source::UNIX;
 
 /// Reads a block of addresses.
 pub(super) fn cidr(text: &str) -> Result<Value, String> {

@@ -14,7 +14,9 @@ use super::choices::{CheckKind, Choice};
 use super::faults::Sink;
 use super::texts::is_name;
 use super::value::{At, Scope, Value};
-use super::{Backend, Balance, OnBackendDown, WhenAllDown, on_backend_down, sources};
+use super::{
+    Backend, Balance, OnBackendDown, ProxyProtocol, WhenAllDown, on_backend_down, sources,
+};
 use crate::net::Address;
 
 /// Throws every warning at the sink.
@@ -111,11 +113,24 @@ fn listener(listener: &Named<'_>, sink: &mut Sink<'_>) {
         }
     }
     admission::check(listener, sink);
+    self::proxies(scope, sink);
     let routed = build::reference(scope, "pool").is_some();
     if !routed && is_readable(scope, "pool") && is_readable(scope, "route") {
         let name = listener.name;
         let message = format!("listener `{name}` has no `pool`: every connection is rejected");
         sink.warn(listener.place.clone(), message);
+    }
+}
+
+fn proxies(scope: &Scope<'_>, sink: &mut Sink<'_>) {
+    let off = scope.choice::<ProxyProtocol>("proxy_protocol") == ProxyProtocol::Off;
+    if off && is_readable(scope, "proxy_protocol") {
+        for key in ["trusted_proxies", "preread_timeout"] {
+            if let Some(at) = written(scope, key) {
+                let message = format!("`{key}` has no effect with proxy_protocol = \"off\"");
+                sink.warn(at.span.clone(), message);
+            }
+        }
     }
 }
 
@@ -239,7 +254,8 @@ impl<'a> Idle<'a> {
             return;
         }
         let scope = &pool.scope;
-        if scope.choice::<Balance>("balance") == Balance::ConsistentHash {
+        let hashed = scope.choice::<Balance>("balance") == Balance::ConsistentHash;
+        if hashed && !clients.named.contains(pool.name) {
             let why = "as all listeners of this pool are Unix sockets: their clients have no \
                        address to hash";
             self.keys(scope, &["balance"], why);
@@ -323,6 +339,8 @@ impl<'a> Idle<'a> {
 struct Clients {
     unix: HashSet<String>,
     others: HashSet<String>,
+    /// Some of them may have an address all the same, by a PROXY header.
+    named: HashSet<String>,
 }
 
 impl Clients {
@@ -330,11 +348,16 @@ impl Clients {
         let mut clients = Self {
             unix: HashSet::new(),
             others: HashSet::new(),
+            named: HashSet::new(),
         };
         for listener in &file.listeners {
             let Some(pool) = build::reference(&listener.scope, "pool") else {
                 continue;
             };
+            let headers: ProxyProtocol = listener.scope.choice("proxy_protocol");
+            if headers != ProxyProtocol::Off {
+                clients.named.insert(pool.to_string());
+            }
             let binds = build::binds(&listener.scope);
             let readable = !listener.scope.own("bind").is_none_or(has_faulty);
             let unix = |bind: &At<Address>| matches!(bind.value, Address::Unix(_));

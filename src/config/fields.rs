@@ -157,6 +157,9 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         rate_per_ip,
         allow,
         deny,
+        proxy_protocol,
+        trusted_proxies,
+        preread_timeout,
     } = of;
     let bind = match bind.as_slice() {
         [one] => text(&one.to_string()),
@@ -176,6 +179,9 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         new_connections("rate_per_ip", self::rate(*rate_per_ip)),
         new_connections("allow", texts(allow)),
         new_connections("deny", texts(deny)),
+        new_connections("proxy_protocol", word(*proxy_protocol)),
+        new_connections("trusted_proxies", texts(trusted_proxies)),
+        new_connections("preread_timeout", duration(*preread_timeout)),
     ]
 }
 
@@ -194,6 +200,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         user_timeout,
         keepalive,
         max_age,
+        send_proxy,
         quiet,
         source_addresses,
         when_all_down,
@@ -217,6 +224,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         new_connections("user_timeout", duration(*user_timeout)),
         new_connections("keepalive", duration(*keepalive)),
         new_connections("max_age", duration(*max_age)),
+        new_connections("send_proxy", word(*send_proxy)),
         new_connections("quiet", duration(*quiet)),
         new_connections("source_address", texts(source_addresses)),
         new_connections("when_all_down", word(*when_all_down)),

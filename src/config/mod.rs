@@ -56,9 +56,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::net::{Address, Cidr};
+use crate::net::{Address, Cidr, Source};
 
-pub use clients::Source;
 pub use faults::{Faults, Problem, Severity};
 pub use fields::Effect;
 #[cfg(test)]
@@ -217,6 +216,23 @@ pub struct Listener {
     pub allow: Vec<Source>,
     /// Who may not, whatever `allow` says. Default none.
     pub deny: Vec<Cidr>,
+    /// Whether clients begin with a PROXY header. Default off.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whose PROXY headers count, beside Unix clients; not empty where those are looked for.
+    pub trusted_proxies: Vec<Source>,
+    /// For the PROXY header in all, zero: as long as it takes. Default 5 s.
+    pub preread_timeout: Duration,
+}
+
+/// `listener.NAME.proxy_protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// No header is looked for.
+    Off,
+    /// Every client comes from a trusted proxy, with a header.
+    Required,
+    /// Clients that come from a trusted proxy have a header, others have none.
+    Optional,
 }
 
 /// `[pool.NAME]`: interchangeable backends and how connections to them are treated.
@@ -247,6 +263,8 @@ pub struct Pool {
     /// A connection of this age, jittered by a tenth, ends at a quiet moment, and at twice the age
     /// at any moment; 0: it may become any age. Default 0.
     pub max_age: Duration,
+    /// The PROXY header that backends get first. Default off.
+    pub send_proxy: SendProxy,
     /// How long nothing may have moved before a connection counts as quiet; not 0. Default 1 s.
     pub quiet: Duration,
     /// Addresses of this machine that outgoing connections are bound to in turn; empty: the kernel
@@ -341,6 +359,17 @@ pub enum OnBackendDown {
         /// How many in a time.
         rate: Rate,
     },
+}
+
+/// `pool.NAME.send_proxy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendProxy {
+    /// None.
+    Off,
+    /// Version 1, a line of text.
+    V1,
+    /// Version 2, binary.
+    V2,
 }
 
 /// `pool.NAME.relay`.

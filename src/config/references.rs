@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use super::ProxyProtocol;
 use super::binds::Binds;
 use super::build::{self, File, Named};
+use super::choices::Choice;
 use super::faults::Sink;
 use super::suggest::did_you_mean;
 use super::texts::is_name;
@@ -19,6 +21,7 @@ pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
     for listener in &file.listeners {
         is_bound(listener, sink);
         leads_to_a_pool(file, &listener.scope, "pool", &exists, sink);
+        knows_its_proxies(&listener.scope, sink);
     }
     for pool in &file.pools {
         leads_to_a_pool(file, &pool.scope, "fallback", &exists, sink);
@@ -47,6 +50,33 @@ fn is_bound(listener: &Named<'_>, sink: &mut Sink<'_>) {
         );
         sink.fault(listener.place.clone(), message);
     }
+}
+
+/// Whoever may send a PROXY header may claim any address.
+fn knows_its_proxies(scope: &Scope<'_>, sink: &mut Sink<'_>) {
+    let mode: ProxyProtocol = scope.choice("proxy_protocol");
+    let Some(at) = scope
+        .own("proxy_protocol")
+        .filter(|_| mode != ProxyProtocol::Off)
+    else {
+        return;
+    };
+    // One that cannot be read is a fault, which says enough.
+    let named = match scope.own("trusted_proxies").map(|at| &at.value) {
+        Some(Value::List(items)) => !items.is_empty(),
+        other => other.is_some(),
+    };
+    let unreadable = |line: &str| line.starts_with("trusted_proxies");
+    if named || sink.broken_lines().any(unreadable) {
+        return;
+    }
+    let message = format!(
+        "`proxy_protocol = {:?}` needs `trusted_proxies`, as whoever may send a PROXY header may \
+         claim any address: list the proxies in front of this listener, such as [\"10.0.0.0/8\"], \
+         or [\"unix\"] where all clients come by a Unix socket",
+        mode.word()
+    );
+    sink.fault(at.span.clone(), message);
 }
 
 fn leads_to_a_pool(

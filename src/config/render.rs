@@ -21,7 +21,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, OnBackendDown, Pool, Rate, Runtime, build, env, on_backend_down, sources,
+    Log, OnBackendDown, Pool, ProxyProtocol, Rate, Runtime, build, env, on_backend_down, sources,
 };
 use crate::net::Address;
 
@@ -132,6 +132,7 @@ impl Writer<'_> {
         self.count("backlog", listener.backlog);
         self.count("max_connections", listener.max_connections);
         self.admission(listener);
+        self.proxies(listener);
     }
 
     /// Who may come in. Limits by address say nothing where nobody has one.
@@ -148,6 +149,19 @@ impl Writer<'_> {
         self.texts("allow", &strings(&listener.allow));
         if tcp || !listener.deny.is_empty() {
             self.texts("deny", &strings(&listener.deny));
+        }
+    }
+
+    /// Who says whom it brings.
+    fn proxies(&mut self, listener: &Listener) {
+        self.text("proxy_protocol", listener.proxy_protocol.word());
+        let proxied = listener.proxy_protocol != ProxyProtocol::Off;
+        if proxied || !listener.trusted_proxies.is_empty() {
+            self.texts("trusted_proxies", &strings(&listener.trusted_proxies));
+        }
+        let plain = super::fields::plain_listener();
+        if proxied || listener.preread_timeout != plain.preread_timeout {
+            self.duration("preread_timeout", listener.preread_timeout);
         }
     }
 
@@ -168,6 +182,7 @@ impl Writer<'_> {
             self.duration("keepalive", pool.keepalive);
         }
         self.duration("max_age", pool.max_age);
+        self.text("send_proxy", pool.send_proxy.word());
         self.duration("quiet", pool.quiet);
         let is_ip = |backend: &Backend| matches!(backend.address, Address::Ip(_));
         if pool.backends.iter().any(is_ip) || !pool.source_addresses.is_empty() {

@@ -13,8 +13,10 @@ use super::keys::{
     timeout, word,
 };
 use super::texts;
-use super::{Balance, HashKey, LatencyOf, Level, LogFormat, RelayEngine, WhenAllDown};
-use super::{on_backend_down, sources};
+use super::{
+    Balance, HashKey, LatencyOf, Level, LogFormat, ProxyProtocol, RelayEngine, SendProxy,
+    WhenAllDown, on_backend_down, sources,
+};
 
 /// Linux keeps `TCP_KEEPIDLE` in seconds, at most 32767, see tcp(7) and `include/net/tcp.h`.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -242,9 +244,26 @@ pub(super) static LISTENER: Table = Table {
             default: "[]",
             doc: "Who may not connect, whatever `allow` says; they are reset (`denied`).",
         },
-        later("proxy_protocol"),
-        later("trusted_proxies"),
-        later("preread_timeout"),
+        word(
+            "proxy_protocol",
+            words::<ProxyProtocol>,
+            "\"off\"",
+            "`required`: every connection comes from one of `trusted_proxies` and begins with a PROXY header, version 1 or 2. `optional`: connections from `trusted_proxies` begin with one; from all others none is looked for.",
+        ),
+        Key {
+            name: "trusted_proxies",
+            kind: Kind::Many {
+                what: "CIDRs such as \"10.0.0.0/8\", and \"unix\"",
+                read: clients::allowed,
+            },
+            default: "[]",
+            doc: "Whose PROXY headers count; needed where they are looked for. Clients of a Unix socket are trusted in any case: `\"unix\"` is for a listener that has no others.",
+        },
+        timeout(
+            "preread_timeout",
+            "\"5s\"",
+            "How long a client may take, in all, to send its PROXY header. 0s: as long as it likes.",
+        ),
         later("route"),
     ],
 };
@@ -323,6 +342,12 @@ pub(super) static POOL: Table = Table {
             "\"0s\"",
             "A connection is closed at a quiet moment once it is this old, counted from its accept, jittered by a tenth for each connection; at twice that age at any moment. 0s: it may become any age.",
         ),
+        word(
+            "send_proxy",
+            words::<SendProxy>,
+            "\"off\"",
+            "PROXY header that a backend gets before the first byte, with the address of the client and the one it connected to; those of a PROXY header that came in are passed on. Checks send one that names nobody (LOCAL, UNKNOWN), except to a `health.port` of their own.",
+        ),
         interval(
             "quiet",
             "\"1s\"",
@@ -370,7 +395,6 @@ pub(super) static POOL: Table = Table {
         table("hold", &HOLD),
         later("resolve"),
         later("replay"),
-        later("send_proxy"),
         later("slow_start"),
         later("outlier"),
     ],

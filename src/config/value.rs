@@ -6,10 +6,9 @@ use std::num::NonZeroU32;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
-use super::clients::Source;
 use super::keys::{Key, Kind, Table};
 use super::{AccessSink, Rate, schema};
-use crate::net::{Address, Cidr};
+use crate::net::{Address, Cidr, Source};
 
 /// A value with its place.
 #[derive(Clone, Debug)]

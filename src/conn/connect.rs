@@ -16,7 +16,7 @@ use super::core::Phase;
 use super::fault;
 use super::record::Record;
 use super::visitor::Visitor;
-use crate::config;
+use crate::config::{self, SendProxy};
 use crate::metrics::Ended;
 use crate::net::{DialError, Sources, Stream, dial};
 use crate::pool::pause::Wait;
@@ -184,7 +184,7 @@ impl<'a> Connector<'a> {
         ));
         let dialled = self.unless(dial, |cx| self.client.poll_broken(cx)).await?;
         let now = Instant::now();
-        match dialled {
+        match dialled.and_then(|stream| self.announce(stream, settings)) {
             Ok(stream) => {
                 let took = now - started;
                 self.record.connect = Some(took);
@@ -193,6 +193,16 @@ impl<'a> Connector<'a> {
             }
             Err(error) => Ok(Err((error, lease))),
         }
+    }
+
+    /// Tells a backend that wants to know whose connection this is. Where it cannot be told, it
+    /// is as if it had not been connected.
+    fn announce(&mut self, stream: Stream, settings: &config::Pool) -> Result<Stream, DialError> {
+        if settings.send_proxy != SendProxy::Off {
+            self.visitor
+                .announce(self.client, &stream, settings.send_proxy)?;
+        }
+        Ok(stream)
     }
 
     fn note(&mut self, error: &DialError, lease: &Lease, pool: &Pool) {

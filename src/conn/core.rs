@@ -203,7 +203,7 @@ impl Core {
         let now = Instant::now();
         for entry in self.entries.borrow().values() {
             if **entry.listener() == *listener && !entry.counts_in(admit) {
-                entry.count_as(admit.count(entry.client(), now));
+                entry.count_as(admit.count(&entry.client(), now));
             }
         }
     }
@@ -282,7 +282,7 @@ pub enum Phase {
 pub struct Entry {
     id: u64,
     listener: Arc<str>,
-    client: Address,
+    client: RefCell<Address>,
     accepted: Instant,
     phase: Cell<Phase>,
     place: RefCell<Place>,
@@ -353,7 +353,7 @@ impl Entry {
         Self {
             id: 0,
             listener,
-            client,
+            client: RefCell::new(client),
             accepted: now,
             phase: Cell::new(Phase::Preread),
             place: RefCell::default(),
@@ -396,8 +396,13 @@ impl Entry {
         &self.listener
     }
 
-    pub(super) fn client(&self) -> &Address {
-        &self.client
+    pub(super) fn client(&self) -> Ref<'_, Address> {
+        self.client.borrow()
+    }
+
+    /// Its client is who a PROXY header says.
+    pub(super) fn set_client(&self, client: Address) {
+        self.client.replace(client);
     }
 
     pub(super) fn accepted(&self) -> Instant {
@@ -596,7 +601,7 @@ impl Entry {
         ConnectionView {
             id: self.id,
             listener: Arc::clone(&self.listener),
-            client: self.client.clone(),
+            client: self.client.borrow().clone(),
             pool: place.pool,
             backend: place.backend,
             accepted: self.accepted,

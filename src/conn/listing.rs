@@ -7,14 +7,13 @@
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::core::{Command, ConnectionView, CoreHandle, Entry, Phase};
-use crate::net::{Address, Cidr};
+use crate::net::Source;
 
 /// Connections that a core looks at in one go: a tenth of a millisecond, as much as it spends
 /// on a few new connections.
@@ -37,15 +36,6 @@ pub struct Filter {
     pub older: Option<Duration>,
     /// No byte has moved for longer than this.
     pub idle: Option<Duration>,
-}
-
-/// Where clients come from: a block of addresses, or Unix sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Unix sockets.
-    Unix,
-    /// The addresses of a block.
-    Block(Cidr),
 }
 
 /// Connections that were found.
@@ -158,32 +148,10 @@ impl Filter {
             && is(&self.listener, Some(entry.listener()))
             && self
                 .client
-                .is_none_or(|source| source.holds(entry.client()))
+                .is_none_or(|source| source.holds(&entry.client()))
             && self.state.is_none_or(|state| entry.phase() == state)
             && exceeds(self.older, entry.accepted(), now)
             && exceeds(self.idle, entry.last_moved(), now)
-    }
-}
-
-impl FromStr for Source {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "unix" {
-            return Ok(Self::Unix);
-        }
-        let block = text.parse().map(Self::Block);
-        block.map_err(|_| "an address, a CIDR such as 10.0.0.0/8, or unix".to_owned())
-    }
-}
-
-impl Source {
-    fn holds(self, client: &Address) -> bool {
-        match (self, client.ip()) {
-            (Self::Unix, ip) => ip.is_none(),
-            (Self::Block(_), None) => false,
-            (Self::Block(block), Some(ip)) => block.contains(ip),
-        }
     }
 }
 

@@ -8,12 +8,14 @@ pub mod idlest;
 pub mod leaving;
 pub mod listing;
 pub mod moving;
+pub mod preread;
 pub mod relay;
 pub mod visitor;
 pub mod way;
 
 mod connect;
 mod fault;
+mod identify;
 mod record;
 
 use std::pin::{Pin, pin};
@@ -32,9 +34,12 @@ use crate::log::Rejections;
 use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
 use crate::net::{Address, Incoming, Liveness, Stream};
 use crate::pool::{Lease, Pool};
+use crate::proxy::Expectation;
 use connect::{Connected, Connector};
 use gate::Slot;
+use identify::identify;
 use moving::offer;
+use preread::Preread;
 use record::Record;
 use relay::{Exchange, Finish, Observer};
 use visitor::Visitor;
@@ -207,9 +212,21 @@ async fn arrive(
     client: &Stream,
     record: &mut Record,
 ) -> Result<Connected, Outcome> {
-    let visitor = Visitor::at(record.client().clone());
-    let entry = record.entry_ref();
-    record.origin().admit(entry, &visitor.client)?;
+    let mut visitor = Visitor::at(record.client().clone());
+    let (expected, mut preread) = {
+        let way = record.origin().way.load();
+        let expected = Expectation::of(&way.settings, &visitor.client);
+        let preread = Preread::new(client, core.timers(), way.settings.preread_timeout);
+        (expected, preread)
+    };
+    match expected {
+        Expectation::Nothing => {}
+        Expectation::Header => identify(&mut preread, &mut visitor, record).await?,
+        Expectation::Untrusted => return Err(Outcome::Rejected(Rejected::Untrusted)),
+    }
+    let origin = record.origin();
+    origin.admit(record.entry_ref(), &visitor.client)?;
+    visitor.early = preread.into_early();
     let route = record.origin().route(&visitor);
     let pool = route.ok_or(Outcome::Rejected(Rejected::NoRoute))?;
     let connector = Connector::new(client, visitor, record, core.timers());

@@ -4,6 +4,7 @@
 //! in the histograms, in the access log. A task that panics or is dropped leaves a record
 //! without a verdict, which then says so.
 
+use std::cell::Ref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -120,7 +121,8 @@ impl Record {
         &self.origin
     }
 
-    pub(super) fn client(&self) -> &Address {
+    /// Whom limits, log and statistics know.
+    pub(super) fn client(&self) -> Ref<'_, Address> {
         self.entered.entry.client()
     }
 
@@ -187,7 +189,7 @@ impl Record {
         let ended = match outcome {
             Outcome::Rejected(why) => {
                 let log = self.entered.core().log();
-                return log.rejected(&self.origin.rejections, self.client(), why, Instant::now());
+                return log.rejected(&self.origin.rejections, &self.client(), why, Instant::now());
             }
             Outcome::Ended(ended) => ended,
             Outcome::Moved => return,

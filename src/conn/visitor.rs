@@ -1,12 +1,20 @@
 //! What is known of a client when a backend is looked for: who it is, and what it has sent.
 
-use crate::net::Address;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::config::SendProxy;
+use crate::net::{Address, Stream};
+use crate::proxy::{self, Endpoints};
 
 /// A client on the way from its accept to a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Visitor {
     /// Whom limits, hash, log and statistics know.
     pub client: Address,
+    /// Where it connected to, as a PROXY header says; `None`: the address of isobar's end of its
+    /// socket, see [`Stream::local`](crate::net::Stream::local).
+    pub destination: Option<SocketAddr>,
     /// What was read of it to learn where it wants to go: the first that its backend gets.
     pub early: Vec<u8>,
 }
@@ -16,7 +24,39 @@ impl Visitor {
     pub fn at(client: Address) -> Self {
         Self {
             client,
+            destination: None,
             early: Vec::new(),
         }
+    }
+}
+
+impl Visitor {
+    /// Sends a backend that was just connected the PROXY header of this client: once, whole and
+    /// before anything else. The backend's socket is empty, so that a header always fits.
+    ///
+    /// # Errors
+    /// What send(2) gives; the connection is of no use then.
+    pub(super) fn announce(
+        &mut self,
+        client: &Stream,
+        backend: &Stream,
+        version: SendProxy,
+    ) -> io::Result<()> {
+        let header = proxy::encode(version, self.endpoints(client));
+        match backend.try_send(&header)? {
+            n if n == header.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+
+    /// Between which addresses the connection was made; `None`: not all of them are of IP.
+    fn endpoints(&mut self, client: &Stream) -> Option<Endpoints> {
+        let Address::Ip(source) = self.client else {
+            return None;
+        };
+        if self.destination.is_none() {
+            self.destination = client.local();
+        }
+        Some(Endpoints::new(source, self.destination?))
     }
 }

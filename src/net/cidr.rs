@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::Address;
+
 /// All addresses that begin with the same bits, of one family.
 ///
 /// IPv4-mapped IPv6 addresses are the IPv4 addresses they stand for, as everywhere: a block of
@@ -151,6 +153,49 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// Where clients come from: a block of addresses, or Unix sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The addresses of a block.
+    Block(Cidr),
+    /// Unix sockets.
+    Unix,
+}
+
+impl Source {
+    /// How the file and the admin endpoint write the latter.
+    pub const UNIX: &str = "unix";
+
+    /// Whether `client` comes from there.
+    pub fn holds(self, client: &Address) -> bool {
+        match (self, client.ip()) {
+            (Self::Unix, ip) => ip.is_none(),
+            (Self::Block(block), Some(ip)) => block.contains(ip),
+            (Self::Block(_), None) => false,
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, CidrError> {
+        match text {
+            Self::UNIX => Ok(Self::Unix),
+            text => text.parse().map(Self::Block),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block(block) => block.fmt(f),
+            Self::Unix => f.write_str(Self::UNIX),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,5 +292,15 @@ mod tests {
             prop_assert!(around.clone().all(|wider| wider.covers(block)));
             prop_assert_eq!(around.last().map(Cidr::prefix), Some(0));
         }
+    }
+
+    #[test]
+    fn a_source_holds_its_own_clients() {
+        let client = Address::Ip("10.0.0.9:80".parse().expect("an address"));
+        let unix = Address::Unix("/run/a.sock".into());
+        let source = |text: &str| text.parse::<Source>().expect("a source");
+        assert!(source("10.0.0.0/8").holds(&client) && !source("11.0.0.0/8").holds(&client));
+        assert!(source("unix").holds(&unix) && !source("unix").holds(&client));
+        assert!(!source("0.0.0.0/0").holds(&unix));
     }
 }

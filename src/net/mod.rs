@@ -16,7 +16,7 @@ use std::path::Path;
 use rustix::net::SocketAddrUnix;
 
 pub use addr::{Address, AddressError, canonical};
-pub use cidr::{Cidr, CidrError};
+pub use cidr::{Cidr, CidrError, Source};
 pub use dial::{DialError, dial};
 pub use inherit::{Handed, InheritError, Inherited, Keeper};
 pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket, TokioAcceptor};

@@ -10,6 +10,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -20,7 +21,8 @@ use rustix::pipe::SpliceFlags;
 
 use serde::{Deserialize, Serialize};
 
-use super::sys;
+use super::listen::bound_address;
+use super::{canonical, sys};
 use crate::runtime::{Ready, Source};
 
 /// What kind of socket a [`Stream`] is.
@@ -223,6 +225,27 @@ impl Stream {
     /// of urgent data, see tcp(7), of a Unix socket where descriptors were passed, see unix(7).
     fn reads_all(&self, ready: Ready) -> bool {
         self.kind == Kind::Tcp && !ready.any(Ready::URGENT)
+    }
+
+    /// Sends some of `bytes`, without waiting for room.
+    ///
+    /// # Errors
+    /// `WouldBlock` where there is none; what send(2) gives, never SIGPIPE.
+    pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        if self.delays.get() != Delays::Never {
+            self.forbid_delays(bytes.len());
+        }
+        Ok(rustix::net::send(
+            self.socket(),
+            bytes,
+            SendFlags::NOSIGNAL,
+        )?)
+    }
+
+    /// Its own address, where the peer connected to or was connected from; `None`: it is a Unix
+    /// socket. IPv4-mapped addresses are given as IPv4.
+    pub fn local(&self) -> Option<SocketAddr> {
+        bound_address(self.socket()).ok().map(canonical)
     }
 
     /// Sends some of `bytes`; asks for readiness only when the socket is full.

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -302,6 +302,7 @@ pub struct Isobar {
     /// It was told to remove a listener or a pool.
     departed: AtomicBool,
     panics_expected: u64,
+    unrouted: AtomicU64,
     dir: TempDir,
 }
 
@@ -341,6 +342,7 @@ impl Isobar {
             removed: AtomicBool::new(false),
             departed: AtomicBool::new(false),
             panics_expected: 0,
+            unrouted: AtomicU64::new(0),
             dir: launch.dir,
         }
     }
@@ -420,6 +422,16 @@ impl Isobar {
     /// Faults of isobar that were injected.
     pub fn panics_expected(&self) -> u64 {
         self.panics_expected
+    }
+
+    /// So many connections end before they come to a pool, and are counted at the listener alone.
+    pub fn expect_unrouted(&self, n: u64) {
+        self.unrouted.store(n, Ordering::Relaxed);
+    }
+
+    /// Connections that ended before they came to a pool.
+    pub fn unrouted(&self) -> u64 {
+        self.unrouted.load(Ordering::Relaxed)
     }
 
     /// Lets the invariants pass over byte counts: for cases whose backends see other bytes than

@@ -9,8 +9,8 @@
 //! | `backend.rs` | listening peers: scripted by the test, or ready-made |
 //! | `paths.rs` | one case on every engine and address family at once |
 //! | `process.rs` | descriptors, sockets, processor time and memory, from /proc |
-//! | `programs.rs`, `nginx.rs` | real programs as backends and clients |
 //! | `browser.rs` | Chromium, and what is on its screen |
+//! | `programs.rs`, `nginx.rs`, `haproxy.rs` | real programs as backends and clients |
 //! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
 //! | `manager.rs` | a service manager, as far as it hears |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
@@ -31,6 +31,7 @@ mod config;
 pub mod crowd;
 mod deadline;
 mod family;
+pub mod haproxy;
 mod http;
 mod invariants;
 mod isobar;

@@ -340,6 +340,14 @@ impl Stream {
         );
     }
 
+    /// Asserts that this PROXY header comes next, which is no payload and not counted as such.
+    #[track_caller]
+    pub fn expect_header(&self, header: impl AsRef<[u8]>) {
+        let header = header.as_ref();
+        self.expect(header);
+        self.tally.discount_received(header.len());
+    }
+
     /// Asserts that the first `n` bytes of `pattern` come next.
     #[track_caller]
     pub fn expect_pattern(&self, pattern: Pattern, n: u64) {

@@ -20,6 +20,11 @@ impl Tally {
         self.received.fetch_add(n as u64, SeqCst);
     }
 
+    /// Takes back what was received and is no payload.
+    pub fn discount_received(&self, n: usize) {
+        self.received.fetch_sub(n as u64, SeqCst);
+    }
+
     pub fn sent(&self) -> u64 {
         self.sent.load(SeqCst)
     }

@@ -139,11 +139,11 @@ mod tests {
         for (said, sentence) in [
             (Listed::Everyone, "no entry of deny has it"),
             (
-                Listed::Allowed(config::Source::Unix),
+                Listed::Allowed(crate::net::Source::Unix),
                 "allowed by allow unix",
             ),
             (
-                Listed::Allowed(config::Source::Block(block)),
+                Listed::Allowed(crate::net::Source::Block(block)),
                 "allowed by allow 10.0.0.0/8",
             ),
         ] {

@@ -3,7 +3,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixListener};
 
 use super::super::testing::*;
 use super::*;
-use crate::config::Health;
+use crate::config::{Health, SendProxy};
 
 /// One line to answer a GET with.
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -408,6 +408,6 @@ fn a_failure_long_after_its_deadline_says_nothing_of_the_backend() {
 
 #[test]
 fn a_pool_without_checks_has_none() {
-    let none = Check::new(&health(HealthKind::None)).expect("valid settings");
+    let none = Check::new(&health(HealthKind::None), SendProxy::Off).expect("valid settings");
     assert!(none.is_none());
 }

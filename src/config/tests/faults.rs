@@ -253,6 +253,22 @@ fn each_fault_of_a_listener_is_told_at_its_place() {
             "6:13: `unix_mode` cannot be \"0999\": expected an octal file mode from \"0000\" to \"0777\"",
         ),
         (
+            "bind = \"127.0.0.1:1\"\nproxy_protocol = \"required\"",
+            "6:18: `proxy_protocol = \"required\"` needs `trusted_proxies`, as whoever may send a PROXY header may claim any address: list the proxies in front of this listener, such as [\"10.0.0.0/8\"], or [\"unix\"] where all clients come by a Unix socket",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\ntrusted_proxies = []\nproxy_protocol = \"optional\"",
+            "7:18: `proxy_protocol = \"optional\"` needs `trusted_proxies`, as whoever may send a PROXY header may claim any address: list the proxies in front of this listener, such as [\"10.0.0.0/8\"], or [\"unix\"] where all clients come by a Unix socket",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\nproxy_protocol = \"on\"",
+            "6:18: `proxy_protocol` cannot be \"on\": expected one of \"off\", \"required\" or \"optional\"",
+        ),
+        (
+            "bind = \"127.0.0.1:1\"\nproxy_protocol = \"required\"\ntrusted_proxies = [\"10.0.0.0/33\"]",
+            "7:20: `trusted_proxies` cannot be \"10.0.0.0/33\": expected an address or a CIDR such as 10.0.0.0/8 or fd00::/8, or \"unix\"",
+        ),
+        (
             "bind = \"127.0.0.1:1\"\nudp = true",
             "6:1: `udp` in [listener.l]: UDP is out of scope: isobar balances TCP",
         ),

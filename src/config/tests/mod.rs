@@ -171,7 +171,8 @@ fn what_is_shown_brings_no_warnings_of_its_own() {
 fn every_key_is_shown_where_it_has_an_effect() {
     let pool = |kind: &str| format!("balance = \"{kind}\"\n");
     let text = |balance: &str, kind: &str| {
-        let bind = "[listener.u]\nbind = \"unix:/a\"\npool = \"p\"\n[runtime]\nwatch = true\n";
+        let bind = "[listener.u]\nbind = \"unix:/a\"\npool = \"p\"\n\
+                    proxy_protocol = \"optional\"\ntrusted_proxies = [\"unix\"]\n[runtime]\nwatch = true\n";
         with_pool(&format!(
             "{}health = {{ kind = \"{kind}\", tls = true }}\n\
              on_backend_down = {{ after = \"1s\", rate = \"1/s\" }}\n{bind}",

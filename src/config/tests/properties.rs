@@ -117,9 +117,15 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
         pool,
         backlog,
         0..=u32::MAX as usize,
+        proxies(),
+        timeout(),
     );
     (bind, rest, admission()).prop_map(
-        move |(bind, (ipv6_only, unix_mode, pool, backlog, max_connections), admission)| Listener {
+        move |(
+            bind,
+            (ipv6_only, unix_mode, pool, backlog, max_connections, proxies, preread_timeout),
+            admission,
+        )| Listener {
             name: format!("l.{index}").into(),
             bind: std::iter::once(bind.0).chain(bind.1).collect(),
             ipv6_only,
@@ -132,6 +138,9 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
             rate_per_ip: admission.2,
             allow: admission.3,
             deny: admission.4,
+            proxy_protocol: proxies.0,
+            trusted_proxies: proxies.1,
+            preread_timeout,
         },
     )
 }
@@ -146,12 +155,11 @@ fn admission() -> impl Strategy<Value = Admission> {
             rate.prop_map(|(count, unit)| format!("{count}/{unit}").parse().expect("a rate")),
         )
     };
-    let source = prop_oneof![4 => cidr().prop_map(Source::Block), 1 => Just(Source::Unix)];
     (
         any::<u32>(),
         rate(),
         rate(),
-        vec(source, 0..4),
+        vec(source(), 0..4),
         vec(cidr(), 0..4),
     )
 }
@@ -163,6 +171,19 @@ fn cidr() -> impl Strategy<Value = Cidr> {
             .prop_map(|(ip, prefix)| (std::net::IpAddr::V6(ip.into()), prefix)),
     ]
     .prop_map(|(ip, prefix)| Cidr::new(ip, prefix).expect("a block"))
+}
+
+fn source() -> impl Strategy<Value = Source> {
+    prop_oneof![4 => cidr().prop_map(Source::Block), 1 => Just(Source::Unix)]
+}
+
+/// Where headers are looked for, somebody is trusted.
+fn proxies() -> impl Strategy<Value = (ProxyProtocol, Vec<Source>)> {
+    let sources = vec(source(), 0..3);
+    (choice::<ProxyProtocol>(), sources).prop_map(|(mode, sources)| match sources.is_empty() {
+        true => (ProxyProtocol::Off, sources),
+        false => (mode, sources),
+    })
 }
 
 fn pool_name(index: usize) -> Arc<str> {
@@ -262,7 +283,7 @@ fn health_tls() -> impl Strategy<Value = HealthTls> {
 fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
     let fallback = option::of(index + 1..index + 3);
     let fallback = fallback.prop_map(move |to| to.filter(|to| *to < pools).map(pool_name));
-    let words = (choice(), choice(), choice(), choice(), choice());
+    let words = (choice(), choice(), choice(), choice(), choice(), choice());
     let counts = (1..=1000u32, any::<u32>(), 0..=u32::MAX as usize);
     let times = (
         timeout(),
@@ -290,6 +311,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             max_age: times.6.1,
             quiet: times.6.0,
             source_addresses: times.6.3,
+            send_proxy: words.5,
             when_all_down: words.1,
             on_backend_down: times.6.2,
             drain_timeout: times.5,

@@ -178,12 +178,35 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
             "12:11: `balance` has no effect as all listeners of this pool are Unix sockets: their clients have no address to hash",
         ),
         (
+            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\ntrusted_proxies = [\"::1\"]",
+            "9:19: `trusted_proxies` has no effect with proxy_protocol = \"off\"",
+        ),
+        (
+            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\npreread_timeout = \"1s\"",
+            "9:19: `preread_timeout` has no effect with proxy_protocol = \"off\"",
+        ),
+        (
+            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\nproxy_protocol = \"optional\"\ntrusted_proxies = [\"::1\", \"10.1.0.0/8\"]",
+            "10:27: the bits behind the prefix are ignored: it is 10.0.0.0/8",
+        ),
+        (
             "[log]\naccess = false\naccess_sample = 0.5",
             "8:17: `access_sample` has no effect with access = false",
         ),
     ] {
         assert_eq!(warnings(&with_pool(lines)), [expected], "{lines}");
     }
+}
+
+/// A header may name an address all the same.
+#[test]
+fn clients_of_unix_sockets_can_be_hashed_where_they_send_proxy_headers() {
+    let text = with_pool(
+        "[listener.u]\nbind = \"unix:/u\"\npool = \"q\"\nproxy_protocol = \"required\"\n\
+         trusted_proxies = [\"unix\"]\n\
+         [pool.q]\nbackends = [\"1.1.1.1:1\"]\nbalance = \"consistent-hash\"\n",
+    );
+    assert_eq!(warnings(&text), Vec::<String>::new());
 }
 
 #[test]

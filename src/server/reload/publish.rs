@@ -144,6 +144,7 @@ impl Reloader {
                     let same = |old: &config::Pool| {
                         old.health == settings.health
                             && old.source_addresses == settings.source_addresses
+                            && old.send_proxy == settings.send_proxy
                     };
                     if !old.is_some_and(|old| same(old)) {
                         care.check_anew(checks, &self.halt);
