@@ -15,6 +15,7 @@
 //! | [`log`] | lines: events, finished connections, and the thread that writes them |
 //! | [`balance`] | which backend a connection gets |
 //! | [`pool`] | backends and their states, leases, the hold queue |
+//! | [`hello`] | where a TLS client wants to go, out of its first bytes |
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
 //! | [`listener`] | accept and admit |
 //! | [`check`] | active health checks |
@@ -35,6 +36,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod conn;
+pub mod hello;
 pub mod listener;
 pub mod log;
 pub mod metrics;
