@@ -7,6 +7,7 @@ pub mod gate;
 pub mod leaving;
 pub mod listing;
 pub mod moving;
+pub mod preread;
 pub mod relay;
 pub mod visitor;
 pub mod way;
