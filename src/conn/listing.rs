@@ -5,7 +5,6 @@
 //! other work. Only as many connections are described as will be shown.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
 use std::str::FromStr;
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::core::{Command, ConnectionView, CoreHandle, Entry, Phase};
-use crate::net::Address;
+use crate::net::{Address, Cidr};
 
 /// Connections that a core looks at in one go: a tenth of a millisecond, as much as it spends
 /// on a few new connections.
@@ -45,14 +44,8 @@ pub struct Filter {
 pub enum Source {
     /// Unix sockets.
     Unix,
-    /// The addresses whose first `prefix` bits are those of `network`, which is never an
-    /// IPv4-mapped IPv6 address.
-    Block {
-        /// Any address of the block.
-        network: IpAddr,
-        /// At most 32 or 128, as the family has it.
-        prefix: u32,
-    },
+    /// The addresses of a block.
+    Block(Cidr),
 }
 
 /// Connections that were found.
@@ -179,45 +172,19 @@ impl FromStr for Source {
         if text == "unix" {
             return Ok(Self::Unix);
         }
-        Self::block(text).ok_or_else(|| "an address, a CIDR such as 10.0.0.0/8, or unix".to_owned())
+        let block = text.parse().map(Self::Block);
+        block.map_err(|_| "an address, a CIDR such as 10.0.0.0/8, or unix".to_owned())
     }
 }
 
 impl Source {
-    fn block(text: &str) -> Option<Self> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix.parse().ok()?)),
-            None => (text, None),
-        };
-        let network = address.parse::<IpAddr>().ok()?.to_canonical();
-        let most = width(network);
-        let prefix = prefix.unwrap_or(most);
-        (prefix <= most).then_some(Self::Block { network, prefix })
-    }
-
     fn holds(self, client: &Address) -> bool {
         match (self, client.ip()) {
             (Self::Unix, ip) => ip.is_none(),
-            (Self::Block { .. }, None) => false,
-            (Self::Block { network, prefix }, Some(ip)) => {
-                let shift = width(network) - prefix;
-                width(ip) == width(network) && cut(ip, shift) == cut(network, shift)
-            }
+            (Self::Block(_), None) => false,
+            (Self::Block(block), Some(ip)) => block.contains(ip),
         }
     }
-}
-
-fn width(ip: IpAddr) -> u32 {
-    if ip.is_ipv4() { 32 } else { 128 }
-}
-
-/// The address without its last `bits` bits.
-fn cut(ip: IpAddr, bits: u32) -> u128 {
-    let number = match ip {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()),
-        IpAddr::V6(ip) => ip.to_bits(),
-    };
-    number.checked_shr(bits).unwrap_or(0)
 }
 
 #[cfg(test)]

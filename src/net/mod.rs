@@ -2,6 +2,7 @@
 
 mod addr;
 mod adopt;
+mod cidr;
 mod dial;
 mod inherit;
 mod listen;
@@ -14,6 +15,7 @@ use std::path::Path;
 use rustix::net::SocketAddrUnix;
 
 pub use addr::{Address, AddressError, canonical};
+pub use cidr::{Cidr, CidrError};
 pub use dial::{DialError, dial};
 pub use inherit::{Handed, InheritError, Inherited, Keeper};
 pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket, TokioAcceptor};
