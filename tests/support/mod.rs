@@ -9,7 +9,8 @@
 //! | `backend.rs` | listening peers: scripted by the test, or ready-made |
 //! | `paths.rs` | one case on every engine and address family at once |
 //! | `process.rs` | descriptors, sockets, processor time and memory, from /proc |
-//! | `programs.rs`, `nginx.rs` | real programs as backends and clients |
+//! | `hello.rs` | what TLS clients begin with |
+//! | `programs.rs`, `nginx.rs`, `tls.rs` | real programs as backends and clients |
 //! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
 //! | `manager.rs` | a service manager, as far as it hears |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
@@ -29,6 +30,7 @@ mod config;
 pub mod crowd;
 mod deadline;
 mod family;
+pub mod hello;
 mod http;
 mod invariants;
 mod isobar;
@@ -42,6 +44,7 @@ pub mod programs;
 pub mod restartable;
 mod stream;
 mod tally;
+pub mod tls;
 
 pub use backend::{Backend, Blackhole};
 pub use config::web;
