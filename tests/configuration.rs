@@ -208,7 +208,6 @@ fn what_a_later_version_brings_is_refused() {
         "deny = [\"10.0.0.0/8\"]",
         "proxy_protocol = \"required\"",
         "trusted_proxies = [\"10.0.0.0/8\"]",
-        "preread_timeout = \"1s\"",
     ];
     for line in of_listener {
         let key = line.split(' ').next().expect("a key");

@@ -1,10 +1,11 @@
-//! `GET /explain?listener&client&port&sni`: which route, pool and backend a client would get
+//! `GET /explain?listener&client&port&sni&alpn`: which route, pool and backend a client would get
 //! now, step by step.
 //!
 //! The structures are the format: fields may be added, none is renamed. `why`, `rule` and
 //! `notes` are sentences for people, everything else is for programs too.
 
 mod query;
+mod routes;
 mod words;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::error::Refusal;
 use super::words::{At, Seconds};
 use super::{Phase, Running};
 use crate::balance::Score;
+use crate::conn::way::Routed;
 use crate::listener::Listening;
 use crate::net::Address;
 use crate::pool::explain::{
@@ -24,6 +26,7 @@ use crate::pool::explain::{
 use crate::pool::{NotHeld, Obstacle, Pool, State};
 
 pub(super) use query::Query;
+use routes::RouteStep;
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -31,7 +34,9 @@ pub(super) struct Answer {
     client: Client,
     listener: ListenerStep,
     /// Tried in this order; the first match wins.
-    routes: [(); 0],
+    routes: Vec<RouteStep>,
+    /// The number of the one that takes it; null: none does.
+    route: Option<Arc<str>>,
     /// Where it is routed; null: no route takes it.
     pool: Option<Arc<str>>,
     /// The pools that are asked, in this order: that one, then fallbacks.
@@ -48,6 +53,7 @@ struct Client {
     address: String,
     port: Option<u16>,
     sni: Option<String>,
+    alpn: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,6 +121,8 @@ struct ScoreAnswer {
     latency_seconds: Option<f64>,
     /// Whether that is its own.
     sampled: Option<bool>,
+    /// Most connections that `max_load` lets it have, this one included.
+    most: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,11 +163,15 @@ impl Answer {
         })?;
         let listener = &listening.listener;
         let mut notes = admission(running, &listening);
-        let home = listener.origin.route(&query.visitor());
-        let explanation = home.as_ref().map(|home| home.explain(query.whom));
-        if query.sni.is_some() {
-            notes.push("an SNI has no effect: no route and no hash key depends on it".to_owned());
-        }
+        let way = listener.origin.way.load_full();
+        let visitor = query.visitor();
+        let (route, home) = match way.route(&visitor) {
+            Some(Routed { route, pool }) => (route, Some(pool)),
+            None => (None, None),
+        };
+        let asked = query.asked(routes::destination(&listening));
+        let explanation = home.as_ref().map(|home| home.explain(asked));
+        notes.extend(routes::notes(&way, &visitor, &query));
         notes.extend(explanation.iter().flat_map(words::assumed));
         let rejected = Ending {
             result: "rejected",
@@ -173,7 +185,8 @@ impl Answer {
                 addresses: listening.addresses().cloned().collect(),
                 accepting: listening.is_accepting() && !running.admission.gate.is_paused(),
             },
-            routes: [],
+            routes: routes::steps(&way, &visitor),
+            route,
             pool: home.as_ref().map(|home| Arc::clone(&home.name)),
             outcome: match (&explanation, &home) {
                 (Some(explanation), Some(home)) => Ending::of(explanation, home),
@@ -226,6 +239,7 @@ impl Client {
             address,
             port,
             sni: query.sni.clone(),
+            alpn: query.alpn.clone(),
         }
     }
 }
@@ -297,6 +311,7 @@ impl ScoreAnswer {
             due: None,
             latency_seconds: None,
             sampled: None,
+            most: None,
         };
         match score {
             Score::Turn { due } => of(due, "highest"),
@@ -308,7 +323,10 @@ impl ScoreAnswer {
                 due,
                 ..of(f64::from(active) / f64::from(weight.max(1)), "lowest")
             },
-            Score::Hash { score } => of(score, "highest"),
+            Score::Hash { score, most, .. } => Self {
+                most,
+                ..of(score, "highest")
+            },
             Score::Latency {
                 seconds,
                 sampled,

@@ -9,6 +9,7 @@
 //! like everything else, and told as changed with `"…"` for both values.
 
 mod listeners;
+mod routes;
 
 #[cfg(test)]
 mod tests;
@@ -164,6 +165,11 @@ impl Change {
             Value::Array(items) => {
                 let items: Vec<_> = items.iter().map(Self::written).collect();
                 format!("[{}]", items.join(", "))
+            }
+            Value::Table(table) => {
+                let pair = |(key, value)| format!("{key} = {}", Self::written(value));
+                let pairs: Vec<_> = table.iter().map(pair).collect();
+                format!("{{ {} }}", pairs.join(", "))
             }
             other => other.to_string(),
         }

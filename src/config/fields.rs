@@ -15,7 +15,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Runtime, build,
+    Pool, Route, Runtime, build,
 };
 use crate::net::Address;
 
@@ -152,6 +152,8 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         pool,
         backlog,
         max_connections,
+        preread_timeout,
+        routes: _,
     } = of;
     let bind = match bind.as_slice() {
         [one] => text(&one.to_string()),
@@ -166,6 +168,24 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         new_connections("pool", text(pool.as_deref().unwrap_or_default())),
         at_once("backlog", count(*backlog)),
         at_once("max_connections", count(*max_connections)),
+        new_connections("preread_timeout", duration(*preread_timeout)),
+        // Compared elsewhere, as their order counts.
+        new_connections("route", None),
+    ]
+}
+
+pub(super) fn route(of: &Route) -> Vec<Field> {
+    let Route {
+        sni,
+        alpn,
+        client,
+        pool,
+    } = of;
+    vec![
+        new_connections("sni", texts(sni)),
+        new_connections("alpn", texts(alpn)),
+        new_connections("client", texts(client)),
+        new_connections("pool", text(pool)),
     ]
 }
 
@@ -187,7 +207,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         when_all_down,
         drain_timeout,
         relay,
-        hash: Hash { key },
+        hash: Hash { key, max_load },
         latency: Latency { of, decay },
         health,
         hold: Hold { max, timeout },
@@ -208,6 +228,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         at_once("drain_timeout", duration(*drain_timeout)),
         new_connections("relay", word(*relay)),
         new_connections("hash.key", word(*key)),
+        new_connections("hash.max_load", Value::Float(*max_load)),
         new_connections("latency.of", word(*of)),
         new_connections("latency.decay", duration(*decay)),
     ];
@@ -347,6 +368,7 @@ pub(super) fn effect(header: &str, key: &str) -> Option<Effect> {
         "admin" => (admin(&build::admin(&root.sub(header))), ""),
         "log" => (log(&build::log(&root.sub(header))), ""),
         "listener.NAME" => (listener(&plain_listener()), ""),
+        "listener.NAME.route" => (route(&plain_route()), ""),
         "pool.NAME.backends" => (backend(&plain_backend()), ""),
         _ => {
             let prefix = header.strip_prefix("pool.NAME")?;
@@ -359,6 +381,16 @@ pub(super) fn effect(header: &str, key: &str) -> Option<Effect> {
     };
     let mut fields = fields.into_iter();
     fields.find(|f| f.key == path).map(|field| field.effect)
+}
+
+/// A route whose keys all have their defaults, but for its pool.
+pub(super) fn plain_route() -> Route {
+    Route {
+        sni: Vec::new(),
+        alpn: Vec::new(),
+        client: Vec::new(),
+        pool: "".into(),
+    }
 }
 
 /// A backend whose keys all have their defaults, but for its address.

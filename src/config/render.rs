@@ -20,7 +20,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, Pool, Runtime, build, env,
+    Log, Pool, Route, Runtime, build, env,
 };
 use crate::net::Address;
 
@@ -130,6 +130,25 @@ impl Writer<'_> {
         self.text("pool", listener.pool.as_deref().unwrap_or_default());
         self.count("backlog", listener.backlog);
         self.count("max_connections", listener.max_connections);
+        let default = super::fields::plain_listener().preread_timeout;
+        let reads = listener.routes.iter().any(Route::needs_hello);
+        if reads || listener.preread_timeout != default {
+            self.duration("preread_timeout", listener.preread_timeout);
+        }
+        for (index, route) in listener.routes.iter().enumerate() {
+            self.route(listener, index, route);
+        }
+    }
+
+    fn route(&mut self, listener: &Listener, index: usize, route: &Route) {
+        let header = header_part(&listener.name);
+        self.path = format!("listener/{}/route/{index}", listener.name);
+        self.out
+            .push_str(&format!("\n[[listener.{header}.route]]\n"));
+        self.texts("sni", &written(&route.sni));
+        self.texts("alpn", &route.alpn);
+        self.texts("client", &written(&route.client));
+        self.text("pool", &route.pool);
     }
 
     fn pool(&mut self, pool: &Pool, tcp: bool) {
@@ -155,6 +174,7 @@ impl Writer<'_> {
         if pool.balance == Balance::ConsistentHash || pool.hash != plain.hash {
             self.sub_table(pool, "hash");
             self.text("key", pool.hash.key.word());
+            self.set("max_load", Value::Float(pool.hash.max_load));
         }
         if pool.balance == Balance::LeastLatency || pool.latency != plain.latency {
             self.sub_table(pool, "latency");
@@ -324,6 +344,10 @@ impl Writer<'_> {
     }
 }
 
+fn written<T: ToString>(items: &[T]) -> Vec<String> {
+    items.iter().map(T::to_string).collect()
+}
+
 /// What begins a line that holds a value that is not shown.
 fn comment(text: &str) -> &'static str {
     match text.contains(&format!("\"{BLANK}\"")) {
@@ -335,7 +359,7 @@ fn comment(text: &str) -> &'static str {
 /// Whether a connection of the pool may be one of TCP, as [`super::effects`] sees it.
 fn has_tcp(config: &Config, pool: &Pool) -> bool {
     let is_ip = |address: &Address| matches!(address, Address::Ip(_));
-    let leads = |listener: &&Arc<Listener>| listener.pool.as_ref() == Some(&pool.name);
+    let leads = |listener: &&Arc<Listener>| listener.leads_to().any(|name| *name == pool.name);
     let mut listeners = config.listeners.iter().filter(leads).peekable();
     let fallback = config
         .pools

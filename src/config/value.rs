@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::keys::{Key, Kind, Table};
 use super::{AccessSink, schema};
-use crate::net::Address;
+use crate::hello::NamePattern;
+use crate::net::{Address, Cidr};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -58,6 +59,9 @@ pub(super) enum Value {
     Sink(AccessSink),
     Statuses(Vec<RangeInclusive<u16>>),
     Bytes(Vec<u8>),
+    /// And whether it was written with bits that do not count.
+    Cidr(Cidr, bool),
+    Name(NamePattern),
     List(Vec<At<Value>>),
     Section(Section),
 }
@@ -95,6 +99,8 @@ take! {
     usize: Value::Count(count) => (*count).try_into().ok();
     NonZeroU32: Value::Count(count) => u32::try_from(*count).ok().and_then(Self::new);
     f64: Value::Share(share) => Some(*share);
+    Cidr: Value::Cidr(cidr, _) => Some(*cidr);
+    NamePattern: Value::Name(pattern) => Some(pattern.clone());
     String: Value::Text(text) | Value::Address(_, text) => Some(text.clone());
     Duration: Value::Duration(duration) => Some(*duration);
     AccessSink: Value::Sink(sink) => Some(sink.clone());

@@ -14,6 +14,7 @@ pub mod way;
 
 mod connect;
 mod fault;
+mod hello;
 mod record;
 
 use std::pin::{Pin, pin};
@@ -29,15 +30,16 @@ pub use record::Outcome;
 use crate::config;
 use crate::log::Rejections;
 use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
-use crate::net::{Incoming, Liveness, Stream};
+use crate::net::{Incoming, Kind, Liveness, Stream};
 use crate::pool::{Lease, Pool};
 use connect::{Connected, Connector};
 use gate::Slot;
 use moving::offer;
+use preread::Preread;
 use record::Record;
 use relay::{Exchange, Finish, Observer};
 use visitor::Visitor;
-use way::Way;
+use way::{Routed, Way};
 
 /// What a connection knows of the listener that accepted it.
 #[derive(Debug)]
@@ -53,9 +55,16 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The pool that a connection goes to now; `None`: no route takes it.
-    pub fn route(&self, visitor: &Visitor) -> Option<Arc<Pool>> {
+    /// Where a connection goes now; `None`: no route takes it.
+    pub fn route(&self, visitor: &Visitor) -> Option<Routed> {
         self.way.load().route(visitor)
+    }
+
+    /// How long a client may take for its ClientHello; `None`: nobody needs to know it now.
+    fn reads_hello(&self, visitor: &Visitor) -> Option<Duration> {
+        let way = self.way.load();
+        let reads = way.reads_hello(visitor.ip());
+        reads.then_some(way.settings.preread_timeout)
     }
 }
 
@@ -183,11 +192,48 @@ async fn arrive(
     client: &Stream,
     record: &mut Record,
 ) -> Result<Connected, Outcome> {
-    let visitor = Visitor::at(record.client().clone());
-    let route = record.origin().route(&visitor);
-    let pool = route.ok_or(Outcome::Rejected(Rejected::NoRoute))?;
+    let mut visitor = Visitor::at(record.client().clone());
+    if let Some(timeout) = record.origin().reads_hello(&visitor) {
+        // Boxed, as few listeners read anything, and what a read needs is large.
+        Box::pin(identify(core, client, &mut visitor, timeout)).await?;
+    }
+    let pool = route(client, &mut visitor, record)?;
     let connector = Connector::new(client, visitor, record, core.timers());
     connector.connect(pool).await.map_err(Outcome::Ended)
+}
+
+/// Reads who wants to go where.
+async fn identify(
+    core: &Rc<Core>,
+    client: &Stream,
+    visitor: &mut Visitor,
+    timeout: Duration,
+) -> Result<(), Outcome> {
+    let mut preread = Preread::new(client, core.timers(), timeout);
+    visitor.hello = hello::hello(&mut preread).await?;
+    visitor.early = preread.into_early();
+    Ok(())
+}
+
+/// Chooses the pool, by the rules that hold now.
+fn route(
+    client: &Stream,
+    visitor: &mut Visitor,
+    record: &mut Record,
+) -> Result<Arc<Pool>, Outcome> {
+    let way = record.origin().way.load();
+    let routed = way.route(visitor);
+    let Routed { route, pool } = routed.ok_or(Outcome::Rejected(Rejected::NoRoute))?;
+    if route.is_some() && client.kind() == Kind::Tcp {
+        // The socket has its options from the listener, which has them from its own pool.
+        let own = way.pool.as_ref().map(|pool| liveness(&pool.settings()));
+        let own = own.unwrap_or(Liveness::OFF);
+        liveness(&pool.settings()).apply_instead_of(own, client.socket());
+    }
+    drop(way);
+    record.route = route;
+    visitor.locate(client, &pool);
+    Ok(pool)
 }
 
 fn exchange<'a>(

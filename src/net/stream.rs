@@ -10,6 +10,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -20,7 +21,8 @@ use rustix::pipe::SpliceFlags;
 
 use serde::{Deserialize, Serialize};
 
-use super::sys;
+use super::listen::bound_address;
+use super::{canonical, sys};
 use crate::runtime::{Ready, Source};
 
 /// What kind of socket a [`Stream`] is.
@@ -57,6 +59,22 @@ impl Liveness {
         let socket = socket.as_fd();
         self.apply_user_timeout(socket)?;
         self.apply_keepalive(socket)
+    }
+
+    /// Sets what differs from `before`, which the socket has. What fails is left as it is: a
+    /// connection that is gone tells of that by itself.
+    pub fn apply_instead_of(self, before: Self, socket: impl AsFd) {
+        let socket = socket.as_fd();
+        if self.user_timeout != before.user_timeout {
+            let millis = u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX);
+            let _ = sockopt::set_tcp_user_timeout(socket, millis);
+        }
+        if self.keepalive != before.keepalive {
+            let _ = match self.keepalive.is_zero() {
+                true => sockopt::set_socket_keepalive(socket, false).map_err(io::Error::from),
+                false => self.apply_keepalive(socket),
+            };
+        }
     }
 
     /// Sets the user time-out alone.
@@ -375,6 +393,12 @@ impl Stream {
     pub fn shutdown(&self) {
         // ENOTCONN means that the connection is gone already, which is no news.
         let _ = rustix::net::shutdown(self.socket(), Shutdown::Write);
+    }
+
+    /// Its own address, where the peer connected to or was connected from; `None`: it is a Unix
+    /// socket. IPv4-mapped addresses are given as IPv4.
+    pub fn local(&self) -> Option<SocketAddr> {
+        bound_address(self.socket()).ok().map(canonical)
     }
 
     /// Bytes sent that the peer's kernel has not acknowledged; 0 where that cannot be known.

@@ -9,6 +9,10 @@ pub(super) struct Answer {
     pub(super) client: Client,
     pub(super) listener: Listener,
     #[serde(default)]
+    pub(super) routes: Vec<Route>,
+    #[serde(default)]
+    pub(super) route: Option<String>,
+    #[serde(default)]
     pub(super) pool: Option<String>,
     #[serde(default)]
     pub(super) pools: Vec<Pool>,
@@ -29,6 +33,24 @@ pub(super) struct Client {
 #[derive(Debug, Deserialize)]
 pub(super) struct Listener {
     pub(super) listener: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Route {
+    pub(super) route: String,
+    pub(super) pool: String,
+    pub(super) verdict: String,
+    pub(super) conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Condition {
+    pub(super) condition: String,
+    pub(super) wanted: Vec<String>,
+    pub(super) has: Vec<String>,
+    pub(super) holds: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,6 +104,7 @@ pub(super) struct Score {
     pub(super) due: Option<f64>,
     pub(super) latency_seconds: Option<f64>,
     pub(super) sampled: Option<bool>,
+    pub(super) most: Option<u64>,
 }
 
 /// What comes of the connection.

@@ -170,7 +170,8 @@ fn what_is_shown_brings_no_warnings_of_its_own() {
 fn every_key_is_shown_where_it_has_an_effect() {
     let pool = |kind: &str| format!("balance = \"{kind}\"\n");
     let text = |balance: &str, kind: &str| {
-        let bind = "[listener.u]\nbind = \"unix:/a\"\npool = \"p\"\n[runtime]\nwatch = true\n";
+        let bind = "[listener.u]\nbind = \"unix:/a\"\npool = \"p\"\n\
+                    route = [{ sni = [\"a\"], pool = \"p\" }]\n[runtime]\nwatch = true\n";
         with_pool(&format!(
             "{}health = {{ kind = \"{kind}\", tls = true }}\n{bind}",
             pool(balance)
@@ -183,7 +184,7 @@ fn every_key_is_shown_where_it_has_an_effect() {
         .filter(|table| table.header != "defaults")
     {
         for key in table.keys {
-            let hidden = matches!(key.kind, Kind::Later | Kind::Table(_));
+            let hidden = matches!(key.kind, Kind::Later | Kind::Table(_) | Kind::Tables(_));
             let written = shown.contains(&format!("{} = ", key.name));
             let name = key.name == "name" || hidden;
             assert!(

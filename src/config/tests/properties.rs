@@ -111,6 +111,8 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
     let bind = (address(first), option::of(address(first + 1)));
     let pool = option::of(0..pools.max(1)).prop_map(move |pool| pool.filter(|_| pools > 0));
     let backlog = 1..=i32::MAX as u32;
+    let most = if pools > 0 { 2 } else { 0 };
+    let routes = vec(route(pools), 0..=most);
     let rest = (
         any::<bool>(),
         0..=0o777u32,
@@ -118,8 +120,13 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
         backlog,
         0..=u32::MAX as usize,
     );
-    (bind, rest).prop_map(
-        move |(bind, (ipv6_only, unix_mode, pool, backlog, max_connections))| Listener {
+    (bind, rest, timeout(), routes).prop_map(
+        move |(
+            bind,
+            (ipv6_only, unix_mode, pool, backlog, max_connections),
+            preread_timeout,
+            routes,
+        )| Listener {
             name: format!("l.{index}").into(),
             bind: std::iter::once(bind.0).chain(bind.1).collect(),
             ipv6_only,
@@ -127,8 +134,30 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
             pool: pool.map(pool_name),
             backlog,
             max_connections,
+            preread_timeout,
+            routes,
         },
     )
+}
+
+fn route(pools: usize) -> impl Strategy<Value = Route> {
+    let names = ["*", "a.example.com", "*.b", "_x.c"]
+        .map(|text| NamePattern::parse(text).expect("a pattern"));
+    let sni = vec(select(names.to_vec()), 0..3);
+    let alpn = vec("[a-z0-9/. $\"\u{e9}]{1,9}", 0..3);
+    let v4 = (any::<u32>(), 0..=32u8).prop_map(|(ip, len)| {
+        Cidr::new(std::net::Ipv4Addr::from(ip).into(), len).expect("few enough bits")
+    });
+    let v6 = (any::<u128>(), 0..=128u8).prop_map(|(ip, len)| {
+        Cidr::new(std::net::Ipv6Addr::from(ip).into(), len).expect("few enough bits")
+    });
+    let client = vec(prop_oneof![v4, v6], 0..3);
+    (sni, alpn, client, 0..pools.max(1)).prop_map(|(sni, alpn, client, pool)| Route {
+        sni,
+        alpn,
+        client,
+        pool: pool_name(pool),
+    })
 }
 
 fn pool_name(index: usize) -> Arc<str> {
@@ -219,8 +248,13 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
         interval(),
     );
     let kernel = (duration(0, 1000), duration(1000, 32_767_000));
+    let max_load = prop_oneof![
+        Just(0.0),
+        (1_000_000..=1_000_000_000u32).prop_map(|millionths| f64::from(millionths) / 1e6)
+    ];
+    let kernel = (kernel, max_load);
     (backends(), health(), fallback, words, counts, times, kernel).prop_map(
-        move |(backends, health, fallback, words, counts, times, kernel)| Pool {
+        move |(backends, health, fallback, words, counts, times, (kernel, max_load))| Pool {
             name: pool_name(index),
             balance: words.0,
             backends,
@@ -236,7 +270,10 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             when_all_down: words.1,
             drain_timeout: times.5,
             relay: words.2,
-            hash: Hash { key: words.3 },
+            hash: Hash {
+                key: words.3,
+                max_load,
+            },
             latency: Latency {
                 of: words.4,
                 decay: times.3,

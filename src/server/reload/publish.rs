@@ -95,8 +95,7 @@ impl Reloader {
         let seats = draft.listeners.iter().zip(furnished);
         seats
             .map(|(seat, Furnished { new, doors })| {
-                let pool = prepared.pool(seat.settings.pool.as_deref());
-                let listener = listener(seat, new, pool);
+                let listener = listener(seat, new, &prepared.pools);
                 let options = options(&seat.settings, draft.pool_of(seat));
                 for door in &doors {
                     if let Err(error) = door.hand_over(Arc::clone(&listener), options) {
@@ -194,14 +193,11 @@ fn say_ended(change: &Override, ended: Ended) {
 }
 
 /// The same one where nothing about it changes.
-fn listener(seat: &Seat, new: Option<Arc<Listener>>, pool: Option<Arc<Pool>>) -> Arc<Listener> {
+fn listener(seat: &Seat, new: Option<Arc<Listener>>, pools: &[Arc<Pool>]) -> Arc<Listener> {
     match (new, &seat.old) {
         (Some(new), _) => new,
         (None, Some(old)) => {
-            let way = Way {
-                settings: Arc::clone(&seat.settings),
-                pool,
-            };
+            let way = Way::new(Arc::clone(&seat.settings), pools);
             match old.origin.way.load().is_same(&way) {
                 true => Arc::clone(old),
                 false => Arc::new(old.renewed(way)),
