@@ -15,6 +15,7 @@
 //! | [`log`] | lines: events, finished connections, and the thread that writes them |
 //! | [`balance`] | which backend a connection gets |
 //! | [`pool`] | backends and their states, leases, the hold queue |
+//! | [`hello`] | where a TLS client wants to go, out of its first bytes |
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
 //! | [`admit`] | who may come in: lists, limits for each address, rates |
 //! | [`listener`] | bound addresses, and the loop that accepts |
@@ -39,6 +40,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod conn;
+pub mod hello;
 pub mod listener;
 pub mod log;
 pub mod metrics;

@@ -7,7 +7,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use isobar::balance::consistent_hash::{identity, key_client_ip, key_client_ip_port};
+use isobar::balance::consistent_hash::{
+    identity, key_client_ip, key_client_ip_port, key_destination_ip_port, key_sni,
+};
 use isobar::balance::{Balancer, Members, Request};
 use isobar::config::Balance;
 use rand::SeedableRng;
@@ -29,7 +31,7 @@ fn every_key_goes_where_it_always_went() {
             }
         }
     }
-    assert_eq!(checked, 360);
+    assert_eq!(checked, 360 + 80);
 }
 
 #[test]
@@ -82,12 +84,19 @@ fn regenerate() {
             text += &format!("{key} {}\n", Pool::new(backends).choices(&key));
         }
     }
+    for backends in [pools[3], pools[4]] {
+        text += &format!("\npool {backends}\n");
+        for key in further_keys() {
+            text += &format!("{key} {}\n", Pool::new(backends).choices(&key));
+        }
+    }
     std::fs::write("tests/golden/consistent_hash.txt", text).expect("the file is written");
 }
 
 const HEADER: &str = "\
 # Where consistent-hash sends clients. A `pool` line lists backends as NAME=WEIGHT; each line below
-# it is a client (IP: key client-ip, IP:PORT: key client-ip-port), its backend, and the next one.
+# it is a client (IP: key client-ip, IP:PORT: key client-ip-port; sni:NAME and to:IP:PORT: keys sni and
+# destination-ip-port), its backend, and the next one.
 # Every version of isobar must agree with this file: it is never written anew.
 ";
 
@@ -102,6 +111,20 @@ fn keys() -> impl Iterator<Item = String> {
             format!("[2001:db8:{high:x}::{low:x}]:{}", u16::from(i) + 65_000),
             format!("::ffff:172.16.{low}.{i}"),
             format!("[::ffff:198.51.100.{i}]:{}", u16::from(low) + 1),
+        ]
+    };
+    (0..10).flat_map(of)
+}
+
+/// 40 names and destinations.
+fn further_keys() -> impl Iterator<Item = String> {
+    let of = |i: u8| {
+        let (high, low) = (i.wrapping_mul(37), i.wrapping_mul(101));
+        [
+            format!("sni:host-{i}.example.com"),
+            format!("sni:{low}._tcp.xn--{high:x}.internal"),
+            format!("to:192.0.2.{low}:{}", 443 + u16::from(high) * 251),
+            format!("to:[2001:db8:{high:x}::{low:x}]:{}", u16::from(i) + 65_000),
         ]
     };
     (0..10).flat_map(of)
@@ -183,6 +206,12 @@ impl Pool {
 
 /// The key of a client, by the form it is written in.
 fn key(client: &str) -> u64 {
+    if let Some(name) = client.strip_prefix("sni:") {
+        return key_sni(name);
+    }
+    if let Some(destination) = client.strip_prefix("to:") {
+        return key_destination_ip_port(destination.parse().expect("an address"));
+    }
     match client.parse::<SocketAddr>() {
         Ok(client) => key_client_ip_port(client),
         Err(_) => key_client_ip(client.parse().expect("an address")),
@@ -195,7 +224,10 @@ fn key_bytes(client: &str) -> Vec<u8> {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
-    match client.parse::<SocketAddr>() {
+    if let Some(name) = client.strip_prefix("sni:") {
+        return name.as_bytes().to_vec();
+    }
+    match client.trim_start_matches("to:").parse::<SocketAddr>() {
         Ok(client) => [ip_bytes(client.ip()), client.port().to_be_bytes().to_vec()].concat(),
         Err(_) => ip_bytes(client.parse().expect("an address")),
     }

@@ -461,7 +461,7 @@ fn the_command_tells_the_story_and_the_log_word() {
              \n\
              -> b2 ({address}), logged as pick=least:0<1\n\
              \x20  if every attempt fails: held in pool web, for at most 10s\n\
-             \x20  note: an SNI has no effect: no route and no hash key depends on it"
+             \x20  note: the ClientHello of this client is not read: no route that could take it, and no hash key, depends on it"
         )
     );
     let json = run(

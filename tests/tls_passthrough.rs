@@ -5,16 +5,13 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use support::nginx::Nginx;
-use support::programs::{
-    Program, all_connections, balancer, directory_of, own_address, run, server, wait_listening,
-    write_into,
-};
+use support::programs::{all_connections, balancer, run};
+use support::tls::{Identity, SServer};
 use support::{Backend, Family, Isobar, web};
 use tempfile::TempDir;
 
@@ -24,60 +21,6 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 const SETTINGS: &str = "[pool.web.health]\nkind = \"tls\"\nserver_name = \"db.example.com\"\n\
     interval = \"500ms\"\nfast_interval = \"100ms\"\ntimeout = \"400ms\"\n";
-
-/// A certificate for [`HOST`] that vouches for itself, and its key.
-struct Identity {
-    certificate: String,
-    key: String,
-}
-
-impl Identity {
-    /// Of an owner, who is part of it.
-    #[track_caller]
-    fn new(owner: &str) -> Self {
-        let dir = TempDir::new().expect("a directory");
-        let mut openssl = Command::new("openssl");
-        openssl
-            .current_dir(&dir)
-            .args(["req", "-x509", "-nodes", "-days", "2"]);
-        openssl.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-        openssl.args(["-subj", &format!("/CN={HOST}/O={owner}")]);
-        openssl.args(["-addext", &format!("subjectAltName=DNS:{HOST}")]);
-        openssl.args(["-keyout", "key.pem", "-out", "cert.pem"]);
-        run(&mut openssl, LIMIT).expect_success();
-        let read = |name| fs::read_to_string(dir.path().join(name)).expect("openssl wrote it");
-        Self {
-            certificate: read("cert.pem"),
-            key: read("key.pem"),
-        }
-    }
-}
-
-/// openssl's own server, which serves one connection after the other.
-struct SServer {
-    address: SocketAddr,
-    program: Program,
-    _dir: TempDir,
-}
-
-impl SServer {
-    #[track_caller]
-    fn start(identity: &Identity) -> Self {
-        let (address, dir) = (own_address(), directory_of("www-data"));
-        write_into(&dir, "cert.pem", "www-data", &identity.certificate);
-        write_into(&dir, "key.pem", "www-data", &identity.key);
-        let mut command = server("www-data", "KILL", "openssl");
-        command.args(["s_server", "-accept", &address.to_string(), "-www"]);
-        command.args(["-cert", "cert.pem", "-key", "key.pem", "-quiet"]);
-        let program = Program::start(command.current_dir(&dir).stdin(Stdio::null()));
-        wait_listening(address);
-        Self {
-            address,
-            program,
-            _dir: dir,
-        }
-    }
-}
 
 struct Scene {
     isobar: Isobar,
@@ -95,9 +38,9 @@ impl Scene {
     #[track_caller]
     fn set() -> Self {
         let names = ["nginx", "s_server"];
-        let identities = BTreeMap::from(names.map(|name| (name, Identity::new(name))));
+        let identities = BTreeMap::from(names.map(|name| (name, Identity::new(HOST, name))));
         let nginx = nginx(&identities["nginx"]);
-        let s_server = SServer::start(&identities["s_server"]);
+        let s_server = SServer::start(&identities["s_server"], &[]);
         let plain = Backend::serving(Family::Ipv4, "plain", |stream| {
             let _ = stream.read(&mut [0; 1024]);
             let _ = stream.try_write("what?\n");

@@ -1,4 +1,4 @@
-//! `GET /explain?listener&client&port&sni`: which route, pool and backend a client would get
+//! `GET /explain?listener&client&port&sni&alpn`: which route, pool and backend a client would get
 //! now, step by step.
 //!
 //! The structures are the format: fields may be added, none is renamed. `why`, `rule` and
@@ -6,6 +6,7 @@
 
 mod admission;
 mod query;
+mod routes;
 mod words;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::error::Refusal;
 use super::words::{At, Seconds};
 use super::{Phase, Running};
 use crate::balance::Score;
+use crate::conn::way::Routed;
 use crate::listener::Listening;
 use crate::metrics::Rejected;
 use crate::net::Address;
@@ -28,6 +30,7 @@ use crate::proxy::Expectation;
 
 use admission::AdmissionStep;
 pub(super) use query::Query;
+use routes::RouteStep;
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -37,7 +40,9 @@ pub(super) struct Answer {
     /// Whether it would be let in.
     admission: AdmissionStep,
     /// Tried in this order; the first match wins.
-    routes: [(); 0],
+    routes: Vec<RouteStep>,
+    /// The number of the one that takes it; null: it is not let in, or none does.
+    route: Option<Arc<str>>,
     /// Where it is routed; null: it is not let in, or no route takes it.
     pool: Option<Arc<str>>,
     /// The pools that are asked, in this order: that one, then fallbacks.
@@ -54,6 +59,7 @@ struct Client {
     address: String,
     port: Option<u16>,
     sni: Option<String>,
+    alpn: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -121,6 +127,8 @@ struct ScoreAnswer {
     latency_seconds: Option<f64>,
     /// Whether that is its own.
     sampled: Option<bool>,
+    /// Most connections that `max_load` lets it have, this one included.
+    most: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -167,14 +175,14 @@ impl Answer {
         let admit = way.admit.as_ref();
         let judged = admit.map(|admit| admit.explain(&visitor.client, Instant::now()));
         let refused = judged.and_then(|judged| judged.refused);
-        let home = match refused {
-            Some(_) => None,
-            None => way.route(&visitor),
+        let routed = way.route(&visitor).filter(|_| refused.is_none());
+        let (route, home) = match routed {
+            Some(Routed { route, pool }) => (route, Some(pool)),
+            None => (None, None),
         };
-        let explanation = home.as_ref().map(|home| home.explain(query.whom));
-        if query.sni.is_some() {
-            notes.push("an SNI has no effect: no route and no hash key depends on it".to_owned());
-        }
+        let asked = query.asked(routes::destination(&listening));
+        let explanation = home.as_ref().map(|home| home.explain(asked));
+        notes.extend(routes::notes(&way, &visitor, &query));
         notes.extend(explanation.iter().flat_map(words::assumed));
         let rejected = Ending {
             result: "rejected",
@@ -189,7 +197,8 @@ impl Answer {
                 accepting: listening.is_accepting() && !running.admission.gate.is_paused(),
             },
             admission: AdmissionStep::of(judged.as_ref(), &way.settings),
-            routes: [],
+            routes: routes::steps(&way, &visitor),
+            route,
             pool: home.as_ref().map(|home| Arc::clone(&home.name)),
             outcome: match (&explanation, &home) {
                 (Some(explanation), Some(home)) => Ending::of(explanation, home),
@@ -266,6 +275,7 @@ impl Client {
             address,
             port,
             sni: query.sni.clone(),
+            alpn: query.alpn.clone(),
         }
     }
 }
@@ -337,6 +347,7 @@ impl ScoreAnswer {
             due: None,
             latency_seconds: None,
             sampled: None,
+            most: None,
         };
         match score {
             Score::Turn { due } => of(due, "highest"),
@@ -348,7 +359,10 @@ impl ScoreAnswer {
                 due,
                 ..of(f64::from(active) / f64::from(weight.max(1)), "lowest")
             },
-            Score::Hash { score } => of(score, "highest"),
+            Score::Hash { score, most, .. } => Self {
+                most,
+                ..of(score, "highest")
+            },
             Score::Latency {
                 seconds,
                 sampled,

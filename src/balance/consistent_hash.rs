@@ -20,6 +20,12 @@
 //! 2³² × 2⁵⁴ fits 128 bits. Equal scores go to the higher hash, equal hashes to the higher
 //! identity. `tests/golden/consistent_hash.txt` pins the mapping.
 //!
+//! # Bounded load
+//! With `max_load` a member that would have more than its bound is passed over, and the next in the
+//! order of scores takes the connection: only keys of the overloaded move. Counts and weights
+//! are those of the members it is chosen among, so that a backend that is drained or down
+//! neither counts nor has a share. See [`Room`].
+//!
 //! # Cost
 //! O(n), with one hash of 16 bytes for each backend. A cheap bound on `−log2`
 //! rules out nearly all that cannot win. It never grows with the hash, so of two backends
@@ -30,7 +36,9 @@ use std::net::{IpAddr, SocketAddr};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::neg_log2::{BITS, neg_log2, neg_log2_at_least};
-use super::{Choice, Members, Request, Why, reserve_chosen, share};
+use std::sync::Mutex;
+
+use super::{Choice, Members, Request, Why, lock, reserve_chosen, share};
 
 /// Seed of every hash, "isobar 1" as bytes. Any number would do; another one moves every client.
 const SEED: u64 = u64::from_be_bytes(*b"isobar 1");
@@ -51,6 +59,16 @@ pub fn key_client_ip_port(client: SocketAddr) -> u64 {
     let mut bytes = IpBytes::of(client.ip());
     bytes.push(client.port().to_be_bytes());
     hash(bytes.as_slice())
+}
+
+/// Key `sni`: the bytes of the name, which is in lower case and without a final dot.
+pub fn key_sni(name: &str) -> u64 {
+    hash(name.as_bytes())
+}
+
+/// Key `destination-ip-port`: the bytes of address and port as in [`key_client_ip_port`].
+pub fn key_destination_ip_port(destination: SocketAddr) -> u64 {
+    key_client_ip_port(destination)
 }
 
 /// Up to 16 address bytes and 2 of a port.
@@ -95,21 +113,130 @@ fn hash_pair(identity: u64, key: u64) -> u64 {
     xxh3_64_with_seed(&bytes, SEED)
 }
 
-pub(super) fn pick(members: &impl Members, request: Request) -> Option<Choice> {
-    let why = Why::Hash;
-    reserve_chosen(members, || {
-        highest(members, request.key).map(|index| Choice { index, why })
-    })
+/// The strategy: without a bound it keeps nothing and takes no lock.
+#[derive(Debug, Default)]
+pub struct ConsistentHash {
+    bound: Option<Bound>,
+}
+
+/// `max_load`, and the lock under which it is looked at and a slot is taken.
+#[derive(Debug)]
+struct Bound {
+    /// In millionths.
+    factor: u64,
+    picking: Mutex<()>,
+}
+
+impl ConsistentHash {
+    /// With a bound of so many times the share of a member; 0: none.
+    pub(super) fn bounded(max_load: f64) -> Self {
+        let bound = (max_load > 0.0).then(|| Bound {
+            factor: (max_load * MILLION as f64).round() as u64,
+            picking: Mutex::new(()),
+        });
+        Self { bound }
+    }
+
+    /// The same strategy.
+    pub(super) fn fork(&self) -> Self {
+        let bound = self.bound.as_ref().map(|bound| Bound {
+            factor: bound.factor,
+            picking: Mutex::new(()),
+        });
+        Self { bound }
+    }
+
+    pub(super) fn pick(&self, members: &impl Members, request: Request) -> Option<Choice> {
+        let why = Why::Hash;
+        let Some(bound) = &self.bound else {
+            return reserve_chosen(members, || {
+                highest(members, request.key).map(|index| Choice { index, why })
+            });
+        };
+        // From the counts to the reservation, so that no other pick comes in between.
+        let _picking = lock(&bound.picking);
+        reserve_chosen(members, || {
+            let room = Room::of(members, bound.factor);
+            let below = highest_of(members, request.key, |i| room.has(members, i));
+            // Nobody waits, and no failover fails, for the sake of evenness.
+            let index = below.or_else(|| highest(members, request.key))?;
+            Some(Choice { index, why })
+        })
+    }
+
+    /// Of each member: the most connections that it may have once this one is among them, and
+    /// whether it would have more. Without a bound: `None`.
+    pub(super) fn loads(&self, members: &impl Members) -> Option<Vec<Load>> {
+        let room = Room::of(members, self.bound.as_ref()?.factor);
+        let open = |i: &usize| share(members, *i) > 0;
+        let any = (0..members.len()).any(|i| open(&i) && room.has(members, i));
+        let load = |i| Load {
+            most: room.most(members.weight(i)),
+            // Where nobody with room is below it, it does not hold.
+            over: any && !room.has(members, i),
+        };
+        Some((0..members.len()).map(load).collect())
+    }
+}
+
+/// How a member stands to its bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) most: u32,
+    pub(super) over: bool,
+}
+
+const MILLION: u64 = 1_000_000;
+
+/// What all members have together, which the bound of each is a share of.
+///
+/// *active + 1 ≤ ⌈c × (all active + 1) × weight / all weights⌉*, in integers: c counts in millionths, so
+/// that 1.1 × 10 is 11 and not a little more. V. Mirrokni, M. Thorup and M. Zadimoghaddam, "Consistent
+/// Hashing with Bounded Loads", SODA 2018. With c ≥ 1 some member is always below its bound: were
+/// none, the sum of all would be above all. That one may be at a limit, or tried already.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    factor: u64,
+    /// Connections, this one included.
+    all: u64,
+    weights: u64,
+}
+
+impl Room {
+    fn of(members: &impl Members, factor: u64) -> Self {
+        let all = 0..members.len();
+        let active = all.clone().map(|i| u64::from(members.active(i)));
+        Self {
+            factor,
+            all: active.sum::<u64>() + 1,
+            weights: all.map(|i| u64::from(members.weight(i))).sum(),
+        }
+    }
+
+    fn most(&self, weight: u32) -> u32 {
+        let share = u128::from(self.factor) * u128::from(self.all) * u128::from(weight);
+        let most = share.div_ceil(u128::from(self.weights.max(1)) * u128::from(MILLION));
+        most.try_into().unwrap_or(u32::MAX)
+    }
+
+    fn has(&self, members: &impl Members, i: usize) -> bool {
+        members.active(i) < self.most(members.weight(i))
+    }
 }
 
 /// The open member with the highest score for `key`.
 fn highest(members: &impl Members, key: u64) -> Option<usize> {
+    highest_of(members, key, |_| true)
+}
+
+/// The same of those that `allowed` says.
+fn highest_of(members: &impl Members, key: u64, allowed: impl Fn(usize) -> bool) -> Option<usize> {
     let mut best: Option<(usize, Highest)> = None;
     for i in 0..members.len() {
         let score = Score::of(members, i, key);
         // Few beat the best so far, so whether one is open is asked last.
         let beaten = |(_, highest): &(_, Highest)| highest.is_beaten_by(score);
-        if best.as_ref().is_none_or(beaten) && share(members, i) > 0 {
+        if best.as_ref().is_none_or(beaten) && share(members, i) > 0 && allowed(i) {
             best = Some((i, Highest::new(score)));
         }
     }
@@ -326,6 +453,82 @@ mod tests {
         assert!(chi_square < 18.5, "{chi_square}");
     }
 
+    fn bounded(c: f64) -> ConsistentHash {
+        ConsistentHash::bounded(c)
+    }
+
+    fn take(strategy: &ConsistentHash, pool: &Pool, key: u64) -> Option<usize> {
+        let choice = strategy.pick(pool, Request { key, first: true });
+        choice.map(|choice| choice.index)
+    }
+
+    /// The contract's sum, in fractions: active + 1 ≤ ⌈c × (all + 1) × weight / weights⌉.
+    fn may(pool: &Pool, i: usize, millionths: u64) -> bool {
+        let all: u64 = (0..pool.len()).map(|i| u64::from(pool.active(i))).sum();
+        let weights: u64 = (0..pool.len()).map(|i| u64::from(pool.weight(i))).sum();
+        let most = (millionths * (all + 1) * u64::from(pool.weight(i))).div_ceil(weights * MILLION);
+        u64::from(pool.active(i)) < most
+    }
+
+    #[test]
+    fn a_decimal_counts_as_it_is_written() {
+        let pool = Pool::weighted(&[1]);
+        let room = |c: f64, all: u64| Room {
+            factor: bounded(c).bound.expect("a bound").factor,
+            all,
+            ..Room::of(&pool, 0)
+        };
+        // In floating point 1.1 is a little more than that.
+        assert_eq!((room(1.1, 10).most(1), room(1.1, 11).most(1)), (11, 13));
+        assert_eq!((room(1.0, 7).most(1), room(1000.0, 3).most(1)), (7, 3000));
+        assert!(bounded(0.0).bound.is_none());
+    }
+
+    /// 100 clients of one key: two members of weight 1 and one of 2, with c = 1.25.
+    #[test]
+    fn an_overloaded_member_is_passed_over_for_the_next() {
+        let (pool, strategy) = (Pool::weighted(&[1, 1, 2]), bounded(1.25));
+        for _ in 0..100 {
+            let allowed: Vec<_> = (0..3).filter(|&i| may(&pool, i, 1_250_000)).collect();
+            let expected = highest_of(&pool, 7, |i| allowed.contains(&i));
+            assert_eq!(take(&strategy, &pool, 7), expected);
+        }
+        let counts: Vec<_> = (0..3).map(|i| pool.active(i)).collect();
+        assert_eq!(counts.iter().sum::<u32>(), 100);
+        assert!(
+            counts
+                .iter()
+                .zip([1, 1, 2])
+                .all(|(n, w)| *n <= 125 * w / 4 + 1),
+            "{counts:?}"
+        );
+    }
+
+    /// The others are full, or were tried: then nobody waits for the sake of evenness.
+    #[test]
+    fn the_bound_does_not_hold_where_nobody_with_room_is_below_it() {
+        let (pool, strategy) = (Pool::weighted(&[1, 1]), bounded(1.0));
+        pool.close(1);
+        for _ in 0..5 {
+            assert_eq!(take(&strategy, &pool, 7), Some(0));
+        }
+        pool.close(0);
+        assert_eq!(take(&strategy, &pool, 7), None);
+    }
+
+    #[test]
+    fn simultaneous_picks_stay_within_the_bound() {
+        let (pool, strategy) = (Pool::weighted(&[1; 4]), bounded(1.0));
+        std::thread::scope(|scope| {
+            for _ in 0..50 {
+                scope.spawn(|| take(&strategy, &pool, 7).expect("all are open"));
+                scope.spawn(|| take(&strategy, &pool, 8).expect("all are open"));
+            }
+        });
+        let counts: Vec<_> = (0..4).map(|i| pool.active(i)).collect();
+        assert_eq!(counts, [25; 4]);
+    }
+
     fn score() -> impl Strategy<Value = Score> {
         // Hashes near the top are where scores are close.
         let hash = (any::<u64>(), 0u32..64).prop_map(|(hash, shift)| !(hash >> shift));
@@ -349,6 +552,47 @@ mod tests {
             b.hash = if same_hash { a.hash } else { b.hash };
             let highest = Highest::new(a);
             prop_assert_eq!(highest.is_beaten_by(b), highest.is_beaten_in_full_by(b));
+        }
+
+        /// Whoever comes goes to the highest of those that may take it; so a key leaves its own
+        /// only where that may not, and nobody ever has more than its bound allowed when it took
+        /// its last.
+        #[test]
+        fn keys_move_from_the_overloaded_alone_and_nobody_exceeds_its_bound(
+            names in names(),
+            millionths in 1_000_000..3_000_000u64,
+            keys in prop::collection::vec(0..6u64, 1..60),
+            leave in any::<u64>(),
+        ) {
+            let pool = pool(&names);
+            let strategy = bounded(millionths as f64 / MILLION as f64);
+            let mut taken = Vec::new();
+            for (turn, key) in keys.into_iter().enumerate() {
+                if leave >> (turn % 64) & 1 == 1 && let Some(i) = taken.pop() {
+                    pool.release(i);
+                }
+                let allowed: Vec<_> = (0..pool.len()).map(|i| may(&pool, i, millionths)).collect();
+                prop_assert!(allowed.contains(&true), "somebody is below the bound");
+                let own = highest(&pool, key).expect("all are open");
+                let got = take(&strategy, &pool, key).expect("all are open");
+                prop_assert!(allowed[got]);
+                prop_assert_eq!(got == own, allowed[own]);
+                prop_assert_eq!(Some(got), highest_of(&pool, key, |i| allowed[i]));
+                taken.push(got);
+            }
+        }
+
+        #[test]
+        fn a_bound_knows_no_order_in_the_file(
+            (names, shuffled) in names().prop_flat_map(|n| (Just(n.clone()), Just(n).prop_shuffle())),
+            keys in prop::collection::vec(0..4u64, 1..40),
+        ) {
+            let map = |names: &[(String, u32)]| {
+                let (pool, strategy) = (pool(names), bounded(1.1));
+                let keys = keys.iter().filter_map(|key| take(&strategy, &pool, *key));
+                keys.map(|i| names[i].0.clone()).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(map(&names), map(&shuffled));
         }
 
         #[test]

@@ -102,7 +102,7 @@ impl Evening {
 /// Where the connection of `key` would go, if anybody could take it.
 pub fn home(shares: &[Share], key: u64) -> Option<usize> {
     let table = Table::of(shares);
-    table.redial(&Balancer::ConsistentHash, key, &mut rng())
+    table.redial(&Balancer::new(Balance::ConsistentHash), key, &mut rng())
 }
 
 impl Uneven<'_> {

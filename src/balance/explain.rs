@@ -92,6 +92,10 @@ pub enum Score {
     Hash {
         /// weight / −log2(u).
         score: f64,
+        /// Most connections that `max_load` lets it have, this one included; `None`: unbounded.
+        most: Option<u32>,
+        /// It would have more, and another takes the connection.
+        over: bool,
     },
     /// `least-latency`: the lower of two.
     Latency {
@@ -148,12 +152,19 @@ impl Balancer {
             Self::LeastConnections(strategy) => strategy.scores(members, request),
             Self::RandomTwo => Load::scores(members),
             Self::LeastLatency => least_latency::scores(members),
-            Self::ConsistentHash => {
-                let of = |i| (members.identity(i), members.weight(i));
-                let score = |(identity, weight)| Score::Hash {
-                    score: consistent_hash::score(identity, weight, request.key),
+            Self::ConsistentHash(strategy) => {
+                let loads = strategy.loads(members);
+                let load = |i: usize| loads.as_ref().map(|loads| loads[i]);
+                let score = |i| Score::Hash {
+                    score: consistent_hash::score(
+                        members.identity(i),
+                        members.weight(i),
+                        request.key,
+                    ),
+                    most: load(i).map(|load| load.most),
+                    over: load(i).is_some_and(|load| load.over),
                 };
-                all.map(|i| Some(score(of(i)))).collect()
+                all.map(|i| Some(score(i))).collect()
             }
             Self::First => all
                 .map(|i| (share(members, i) > 0).then_some(Score::Place { place: i + 1 }))

@@ -7,11 +7,12 @@
 //! step for everybody else.
 //!
 //! # What is locked, and why
-//! All data threads share one [`Balancer`]. `consistent-hash`, `random-two`, `least-latency` and
-//! `first` keep nothing between two picks and take no lock: where somebody else took the last
+//! All data threads share one [`Balancer`]. `consistent-hash` without `max_load`, `random-two`,
+//! `least-latency` and `first` keep nothing between two picks and take no lock: where somebody else took the last
 //! slot in between, [`reserve`](Members::reserve) says so and they choose again. `round-robin`
 //! and `least-connections` keep a sequence, and promise exact shares over the whole process.
-//! They hold a mutex from reading the counts to the reservation, and nothing longer: no system
+//! They, and `consistent-hash` with `max_load`, which bounds what a pick may do by the counts of
+//! all, hold a mutex from reading the counts to the reservation, and nothing longer: no system
 //! call, no await, a few microseconds at a thousand members. So of 100 simultaneous picks
 //! each of four idle backends gets 25, which per-thread sequences would not give.
 //!
@@ -44,7 +45,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Balance;
+use crate::config::{self, Balance};
 
 pub use explain::{Score, Standing, Still};
 pub use peak_ewma::PeakEwma;
@@ -131,7 +132,7 @@ pub enum Balancer {
     /// `least-connections`.
     LeastConnections(least_connections::LeastConnections),
     /// `consistent-hash`.
-    ConsistentHash,
+    ConsistentHash(consistent_hash::ConsistentHash),
     /// `random-two`.
     RandomTwo,
     /// `least-latency`.
@@ -146,11 +147,27 @@ impl Balancer {
         match balance {
             Balance::RoundRobin => Self::RoundRobin(Default::default()),
             Balance::LeastConnections => Self::LeastConnections(Default::default()),
-            Balance::ConsistentHash => Self::ConsistentHash,
+            Balance::ConsistentHash => Self::ConsistentHash(Default::default()),
             Balance::RandomTwo => Self::RandomTwo,
             Balance::LeastLatency => Self::LeastLatency,
             Balance::First => Self::First,
         }
+    }
+
+    /// The strategy of a pool, at the start of its sequence.
+    pub fn of(pool: &config::Pool) -> Self {
+        match pool.balance {
+            Balance::ConsistentHash => {
+                Self::ConsistentHash(consistent_hash::ConsistentHash::bounded(pool.hash.max_load))
+            }
+            balance => Self::new(balance),
+        }
+    }
+
+    /// Whether two pools have the same strategy, with the same settings.
+    pub fn is_same(one: &config::Pool, other: &config::Pool) -> bool {
+        let hashes = one.balance == Balance::ConsistentHash;
+        one.balance == other.balance && (!hashes || one.hash.max_load == other.hash.max_load)
     }
 
     /// Chooses an open member and reserves its slot; `None` where none is open.
@@ -165,7 +182,7 @@ impl Balancer {
         match self {
             Self::RoundRobin(strategy) => strategy.pick(members, request),
             Self::LeastConnections(strategy) => strategy.pick(members, request),
-            Self::ConsistentHash => consistent_hash::pick(members, request),
+            Self::ConsistentHash(strategy) => strategy.pick(members, request),
             Self::RandomTwo => random_two::pick(members, rng),
             Self::LeastLatency => least_latency::pick(members, rng),
             Self::First => first::pick(members),
@@ -177,7 +194,7 @@ impl Balancer {
         match self {
             Self::RoundRobin(strategy) => Self::RoundRobin(strategy.fork()),
             Self::LeastConnections(strategy) => Self::LeastConnections(strategy.fork()),
-            Self::ConsistentHash => Self::ConsistentHash,
+            Self::ConsistentHash(strategy) => Self::ConsistentHash(strategy.fork()),
             Self::RandomTwo => Self::RandomTwo,
             Self::LeastLatency => Self::LeastLatency,
             Self::First => Self::First,

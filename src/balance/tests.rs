@@ -163,9 +163,9 @@ fn wins(own: Score, others: &[Score], why: Why) -> bool {
             } => Some(other) <= due,
             _ => load(&own) < load(other),
         }),
-        (Score::Hash { score }, _) => others
+        (Score::Hash { score, .. }, _) => others
             .iter()
-            .all(|other| matches!(other, Score::Hash { score: other } if *other <= score)),
+            .all(|other| matches!(other, Score::Hash { score: other, .. } if *other <= score)),
         // Drawn against one of the others.
         (Score::Latency { cost, .. }, _) => {
             let not_cheaper = |other: &Score| matches!(other, Score::Latency { cost: other, .. } if *other >= cost * (1.0 - 1e-9));

@@ -21,7 +21,8 @@ pub(super) fn check(listener: &Named<'_>, sink: &mut Sink<'_>) {
     }
 }
 
-fn host_bits(scope: &Scope<'_>, key: &str, sink: &mut Sink<'_>) {
+/// Bits behind the prefix of a block, which do not count.
+pub(super) fn host_bits(scope: &Scope<'_>, key: &str, sink: &mut Sink<'_>) {
     for item in items(scope, key) {
         if let Value::Cidr(block, true) = item.value {
             let message = format!("bits behind the prefix are ignored: this is {block}");

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::choices::CheckKind;
-use super::tables::{BACKEND, LISTENER, POOL, ROOT};
-use super::value::{At, Scope, Section};
+use super::tables::{BACKEND, LISTENER, POOL, ROOT, ROUTE};
+use super::value::{At, Scope, Section, Take};
 use super::{
     Admin, Backend, Config, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Runtime, on_backend_down, sources,
+    Pool, Route, Runtime, on_backend_down, sources,
 };
 use crate::net::Address;
 
@@ -113,16 +113,43 @@ pub(super) fn listener(name: &str, of: &Scope<'_>) -> Listener {
         max_connections_per_ip: of.get("max_connections_per_ip"),
         rate: of.get("rate"),
         rate_per_ip: of.get("rate_per_ip"),
-        allow: values(of.get("allow")),
-        deny: values(of.get("deny")),
+        allow: all(of, "allow"),
+        deny: all(of, "deny"),
         proxy_protocol: of.choice("proxy_protocol"),
-        trusted_proxies: values(of.get("trusted_proxies")),
+        trusted_proxies: all(of, "trusted_proxies"),
         preread_timeout: of.get("preread_timeout"),
+        routes: routes(of).filter_map(|(scope, _)| route(&scope)).collect(),
     }
 }
 
-fn values<T>(of: Vec<At<T>>) -> Vec<T> {
-    of.into_iter().map(|at| at.value).collect()
+/// The routes of a listener with their places.
+pub(super) fn routes<'a>(
+    of: &Scope<'a>,
+) -> impl Iterator<Item = (Scope<'a>, std::ops::Range<usize>)> {
+    of.sections("route")
+        .map(|(section, place)| (Scope::new(&ROUTE, Some(section), None), place))
+}
+
+/// `None`: it has no pool.
+pub(super) fn route(of: &Scope<'_>) -> Option<Route> {
+    Some(Route {
+        sni: all(of, "sni"),
+        alpn: all(of, "alpn"),
+        client: all(of, "client"),
+        pool: reference(of, "pool")?,
+    })
+}
+
+/// The items of a list without their places.
+fn all<T: Take>(of: &Scope<'_>, key: &str) -> Vec<T> {
+    let items: Vec<At<T>> = of.get(key);
+    items.into_iter().map(|item| item.value).collect()
+}
+
+/// The pools that a listener's connections may be routed to, those of routes first.
+pub(super) fn leads_to(listener: &Scope<'_>) -> Vec<Arc<str>> {
+    let routed = routes(listener).filter_map(|(route, _)| reference(&route, "pool"));
+    routed.chain(reference(listener, "pool")).collect()
 }
 
 /// The addresses of a listener with their places.
@@ -218,6 +245,7 @@ pub(super) fn shown_name<'a>(of: &Scope<'a>, name: &'a str) -> &'a str {
 fn hash(of: &Scope<'_>) -> Hash {
     Hash {
         key: of.choice("key"),
+        max_load: of.get("max_load"),
     }
 }
 

@@ -103,6 +103,8 @@ impl Choice for HashKey {
     const ALL: &'static [(&'static str, Self)] = &[
         (Self::ClientIp.as_str(), Self::ClientIp),
         (Self::ClientIpPort.as_str(), Self::ClientIpPort),
+        (Self::Sni.as_str(), Self::Sni),
+        (Self::DestinationIpPort.as_str(), Self::DestinationIpPort),
     ];
 }
 

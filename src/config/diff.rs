@@ -9,6 +9,7 @@
 //! like everything else, and told as changed with `"…"` for both values.
 
 mod listeners;
+mod routes;
 
 #[cfg(test)]
 mod tests;
@@ -166,9 +167,9 @@ impl Change {
                 format!("[{}]", items.join(", "))
             }
             Value::Table(table) => {
-                let item = |(key, value)| format!("{key} = {}", Self::written(value));
-                let items: Vec<_> = table.iter().map(item).collect();
-                format!("{{ {} }}", items.join(", "))
+                let pair = |(key, value)| format!("{key} = {}", Self::written(value));
+                let pairs: Vec<_> = table.iter().map(pair).collect();
+                format!("{{ {} }}", pairs.join(", "))
             }
             other => other.to_string(),
         }

@@ -15,7 +15,8 @@ use super::faults::Sink;
 use super::texts::is_name;
 use super::value::{At, Scope, Value};
 use super::{
-    Backend, Balance, OnBackendDown, ProxyProtocol, WhenAllDown, on_backend_down, sources,
+    Backend, Balance, HashKey, OnBackendDown, ProxyProtocol, WhenAllDown, on_backend_down, routes,
+    sources,
 };
 use crate::net::Address;
 
@@ -26,6 +27,7 @@ pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
     log(&file.root.sub("log"), sink);
     for listener in &file.listeners {
         self::listener(listener, sink);
+        routes::check(file, listener, sink);
     }
     let mut idle = Idle::default();
     let clients = Clients::new(file);
@@ -114,7 +116,7 @@ fn listener(listener: &Named<'_>, sink: &mut Sink<'_>) {
     }
     admission::check(listener, sink);
     self::proxies(scope, sink);
-    let routed = build::reference(scope, "pool").is_some();
+    let routed = !build::leads_to(scope).is_empty();
     if !routed && is_readable(scope, "pool") && is_readable(scope, "route") {
         let name = listener.name;
         let message = format!("listener `{name}` has no `pool`: every connection is rejected");
@@ -125,11 +127,9 @@ fn listener(listener: &Named<'_>, sink: &mut Sink<'_>) {
 fn proxies(scope: &Scope<'_>, sink: &mut Sink<'_>) {
     let off = scope.choice::<ProxyProtocol>("proxy_protocol") == ProxyProtocol::Off;
     if off && is_readable(scope, "proxy_protocol") {
-        for key in ["trusted_proxies", "preread_timeout"] {
-            if let Some(at) = written(scope, key) {
-                let message = format!("`{key}` has no effect with proxy_protocol = \"off\"");
-                sink.warn(at.span.clone(), message);
-            }
+        if let Some(at) = written(scope, "trusted_proxies") {
+            let message = "`trusted_proxies` has no effect with proxy_protocol = \"off\"";
+            sink.warn(at.span.clone(), message);
         }
     }
 }
@@ -254,8 +254,10 @@ impl<'a> Idle<'a> {
             return;
         }
         let scope = &pool.scope;
-        let hashed = scope.choice::<Balance>("balance") == Balance::ConsistentHash;
-        if hashed && !clients.named.contains(pool.name) {
+        let named = clients.named.contains(pool.name);
+        // Also a client of a socket may ask for a name.
+        let by_name = scope.sub("hash").choice::<HashKey>("key") == HashKey::Sni;
+        if scope.choice::<Balance>("balance") == Balance::ConsistentHash && !by_name && !named {
             let why = "as all listeners of this pool are Unix sockets: their clients have no \
                        address to hash";
             self.keys(scope, &["balance"], why);
@@ -351,19 +353,18 @@ impl Clients {
             named: HashSet::new(),
         };
         for listener in &file.listeners {
-            let Some(pool) = build::reference(&listener.scope, "pool") else {
-                continue;
-            };
+            let pools = build::leads_to(&listener.scope);
+            let pools = pools.iter().map(|pool| pool.to_string());
             let headers: ProxyProtocol = listener.scope.choice("proxy_protocol");
             if headers != ProxyProtocol::Off {
-                clients.named.insert(pool.to_string());
+                clients.named.extend(pools.clone());
             }
             let binds = build::binds(&listener.scope);
             let readable = !listener.scope.own("bind").is_none_or(has_faulty);
             let unix = |bind: &At<Address>| matches!(bind.value, Address::Unix(_));
             match readable && binds.iter().all(unix) {
-                true => clients.unix.insert(pool.to_string()),
-                false => clients.others.insert(pool.to_string()),
+                true => clients.unix.extend(pools),
+                false => clients.others.extend(pools),
             };
         }
         // Whoever comes by a fallback may come from anywhere.
@@ -390,7 +391,7 @@ fn unused(file: &File<'_>, sink: &mut Sink<'_>) {
     let of_listeners = file
         .listeners
         .iter()
-        .filter_map(|l| build::reference(&l.scope, "pool"));
+        .flat_map(|listener| build::leads_to(&listener.scope));
     let of_pools = file
         .pools
         .iter()
@@ -406,7 +407,7 @@ fn unused(file: &File<'_>, sink: &mut Sink<'_>) {
 }
 
 /// What the table itself says for a key, if that could have an effect.
-fn written<'a>(of: &Scope<'a>, key: &str) -> Option<&'a At<Value>> {
+pub(super) fn written<'a>(of: &Scope<'a>, key: &str) -> Option<&'a At<Value>> {
     of.own(key).filter(|at| says_something(at))
 }
 
@@ -424,7 +425,7 @@ fn is_faulty(at: &At<Value>) -> bool {
 }
 
 /// Whether something stands there that could not be read, also in an item.
-fn has_faulty(at: &At<Value>) -> bool {
+pub(super) fn has_faulty(at: &At<Value>) -> bool {
     match &at.value {
         Value::List(items) => items.iter().any(has_faulty),
         Value::Section(section) => section.values.values().any(has_faulty),

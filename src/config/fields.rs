@@ -15,7 +15,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Rate, Runtime, build,
+    Pool, Rate, Route, Runtime, build,
 };
 use crate::net::Address;
 
@@ -160,6 +160,7 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         proxy_protocol,
         trusted_proxies,
         preread_timeout,
+        routes: _,
     } = of;
     let bind = match bind.as_slice() {
         [one] => text(&one.to_string()),
@@ -182,6 +183,23 @@ pub(super) fn listener(of: &Listener) -> Vec<Field> {
         new_connections("proxy_protocol", word(*proxy_protocol)),
         new_connections("trusted_proxies", texts(trusted_proxies)),
         new_connections("preread_timeout", duration(*preread_timeout)),
+        // Compared elsewhere, as their order counts.
+        new_connections("route", None),
+    ]
+}
+
+pub(super) fn route(of: &Route) -> Vec<Field> {
+    let Route {
+        sni,
+        alpn,
+        client,
+        pool,
+    } = of;
+    vec![
+        new_connections("sni", texts(sni)),
+        new_connections("alpn", texts(alpn)),
+        new_connections("client", texts(client)),
+        new_connections("pool", text(pool)),
     ]
 }
 
@@ -207,7 +225,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         on_backend_down,
         drain_timeout,
         relay,
-        hash: Hash { key },
+        hash: Hash { key, max_load },
         latency: Latency { of, decay },
         health,
         hold: Hold { max, timeout },
@@ -232,6 +250,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         at_once("drain_timeout", duration(*drain_timeout)),
         new_connections("relay", word(*relay)),
         new_connections("hash.key", word(*key)),
+        new_connections("hash.max_load", Value::Float(*max_load)),
         new_connections("latency.of", word(*of)),
         new_connections("latency.decay", duration(*decay)),
     ];
@@ -371,6 +390,7 @@ pub(super) fn effect(header: &str, key: &str) -> Option<Effect> {
         "admin" => (admin(&build::admin(&root.sub(header))), ""),
         "log" => (log(&build::log(&root.sub(header))), ""),
         "listener.NAME" => (listener(&plain_listener()), ""),
+        "listener.NAME.route" => (route(&plain_route()), ""),
         "pool.NAME.backends" => (backend(&plain_backend()), ""),
         _ => {
             let prefix = header.strip_prefix("pool.NAME")?;
@@ -385,6 +405,16 @@ pub(super) fn effect(header: &str, key: &str) -> Option<Effect> {
     let mut fields = fields.into_iter();
     let found = fields.find(|field| field.key == path || field.key == prefix);
     found.map(|field| field.effect)
+}
+
+/// A route whose keys all have their defaults, but for its pool.
+pub(super) fn plain_route() -> Route {
+    Route {
+        sni: Vec::new(),
+        alpn: Vec::new(),
+        client: Vec::new(),
+        pool: "".into(),
+    }
 }
 
 /// A backend whose keys all have their defaults, but for its address.

@@ -47,15 +47,16 @@ pub(super) enum Kind {
     },
     /// From 0.0 to 1.0.
     Share,
+    /// 0.0, or a number from 1.0 on.
+    Factor,
     Duration {
         zero: Zero,
         min: Duration,
         max: Duration,
     },
-    /// One of a few words; those of `later` are known, but not available yet.
+    /// One of a few words.
     Word {
         words: fn() -> Vec<&'static str>,
-        later: &'static [&'static str],
     },
     /// One of a few words, or a table, which is a value as a whole: nobody else's keys fill it up,
     /// and those that have no default must be given.
@@ -80,6 +81,8 @@ pub(super) enum Kind {
     },
     /// A list of tables, or of strings for their first key.
     Entries(&'static Table),
+    /// A list of tables, `[[…]]`.
+    Tables(&'static Table),
     Table(&'static Table),
     /// Tables by a name of the operator's choice.
     Named(&'static Table),
@@ -106,15 +109,17 @@ impl Kind {
             Self::Flag => "true or false".to_owned(),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
             Self::Share => "a number from 0.0 to 1.0".to_owned(),
+            Self::Factor => format!("0.0, or a number from 1.0 to {MAX_FACTOR:?}"),
             Self::Duration { .. } => "a duration such as \"1m30s\"".to_owned(),
-            Self::Word { words, .. } => format!("one of {}", quoted(&words())),
             Self::WordOrTable { words, such_as, .. } => {
                 format!("{}, or a table such as {such_as}", quoted(&words()))
             }
+            Self::Word { words } => format!("one of {}", quoted(&words())),
             Self::Text { what, .. } => (*what).to_owned(),
             Self::OneOrMore { what, .. } => format!("{what}, or a list of them"),
             Self::Many { what, .. } => format!("a list of strings: {what}"),
             Self::Entries(_) => "a list of addresses and tables".to_owned(),
+            Self::Tables(table) => format!("a list of tables, [[{}]]", table.header),
             Self::Table(table) => format!("a table, [{}]", table.header),
             Self::Named(table) => format!("a table of tables, [{}]", table.header),
             Self::Later => unreachable!("nothing is expected of what is not available"),
@@ -133,6 +138,9 @@ fn quoted(words: &[&str]) -> String {
 
 /// A bound that is the type's, not ours.
 pub(super) const ANY: u64 = u32::MAX as u64;
+
+/// The largest factor: what is above is no bound that anybody would come to.
+pub(super) const MAX_FACTOR: f64 = 1000.0;
 
 /// The shortest duration that is none.
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
@@ -209,7 +217,7 @@ pub(super) const fn word(
 ) -> Key {
     Key {
         name,
-        kind: Kind::Word { words, later: &[] },
+        kind: Kind::Word { words },
         default,
         doc,
     }

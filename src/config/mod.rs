@@ -36,6 +36,7 @@ mod reference;
 mod references;
 mod render;
 mod repair;
+mod routes;
 mod scalar;
 mod schema;
 mod source;
@@ -56,6 +57,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hello::NamePattern;
 use crate::net::{Address, Cidr, Source};
 
 pub use faults::{Faults, Problem, Severity};
@@ -220,8 +222,56 @@ pub struct Listener {
     pub proxy_protocol: ProxyProtocol,
     /// Whose PROXY headers count, beside Unix clients; not empty where those are looked for.
     pub trusted_proxies: Vec<Source>,
-    /// For the PROXY header in all, zero: as long as it takes. Default 5 s.
+    /// For what is read of a client before it is routed, in all; 0: without end. Default 5 s.
     pub preread_timeout: Duration,
+    /// `[[listener.NAME.route]]`, in file order: the first that matches wins. Default none.
+    pub routes: Vec<Route>,
+}
+
+impl Listener {
+    /// The pools that its connections may be routed to, those of routes first.
+    pub fn leads_to(&self) -> impl Iterator<Item = &Arc<str>> {
+        let routed = self.routes.iter().map(|route| &route.pool);
+        routed.chain(&self.pool)
+    }
+}
+
+/// `[[listener.NAME.route]]`: connections that go to a pool. Every condition given must hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Names that a client may ask for; empty: no condition. Default empty.
+    pub sni: Vec<NamePattern>,
+    /// Protocols that a client may offer; empty: no condition. Default empty.
+    pub alpn: Vec<String>,
+    /// Where a client may be; empty: no condition. Default empty.
+    pub client: Vec<Cidr>,
+    /// The pool's name.
+    pub pool: Arc<str>,
+}
+
+impl Route {
+    /// Whether it can only be judged by the ClientHello.
+    pub fn needs_hello(&self) -> bool {
+        !self.sni.is_empty() || !self.alpn.is_empty()
+    }
+
+    /// Whether its condition on names holds.
+    pub fn takes_name(&self, name: Option<&str>) -> bool {
+        let listed = |name| self.sni.iter().any(|pattern| pattern.matches(name));
+        self.sni.is_empty() || name.is_some_and(listed)
+    }
+
+    /// Whether its condition on protocols holds.
+    pub fn takes_protocols(&self, offered: &[Box<[u8]>]) -> bool {
+        let listed = |protocol: &[u8]| self.alpn.iter().any(|own| own.as_bytes() == protocol);
+        self.alpn.is_empty() || offered.iter().any(|protocol| listed(protocol))
+    }
+
+    /// Whether its condition on addresses holds; `None`: a client of a Unix socket.
+    pub fn takes_address(&self, client: Option<IpAddr>) -> bool {
+        let inside = |ip| self.client.iter().any(|network| network.contains(ip));
+        self.client.is_empty() || client.is_some_and(inside)
+    }
 }
 
 /// `listener.NAME.proxy_protocol`.
@@ -384,10 +434,13 @@ pub enum RelayEngine {
 }
 
 /// `[pool.NAME.hash]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hash {
     /// What is hashed. Default client-ip.
     pub key: HashKey,
+    /// Most connections of a backend, as a multiple of its share of the pool's; 0: unbounded,
+    /// else 1.0 to 1000.0. Default 0.
+    pub max_load: f64,
 }
 
 /// `pool.NAME.hash.key`.
@@ -397,6 +450,10 @@ pub enum HashKey {
     ClientIp,
     /// The client's address and port.
     ClientIpPort,
+    /// The name that the client asks for.
+    Sni,
+    /// The address and port that the client connected to.
+    DestinationIpPort,
 }
 
 impl HashKey {
@@ -405,6 +462,8 @@ impl HashKey {
         match self {
             Self::ClientIp => "client-ip",
             Self::ClientIpPort => "client-ip-port",
+            Self::Sni => "sni",
+            Self::DestinationIpPort => "destination-ip-port",
         }
     }
 }

@@ -52,7 +52,7 @@ fn takes(kind: &Kind) -> String {
         Kind::Duration { zero, min, max } => {
             format!("duration{}", duration_bounds(*zero, *min, *max))
         }
-        Kind::Word { words, .. } => {
+        Kind::Word { words } => {
             let words: Vec<_> = words().iter().map(|word| format!("`\"{word}\"`")).collect();
             words.join(", ")
         }
@@ -61,6 +61,7 @@ fn takes(kind: &Kind) -> String {
             format!("{}, or a table as below", words.join(", "))
         }
         Kind::Entries(_) => "list of addresses and tables".to_owned(),
+        Kind::Tables(_) => "list of tables".to_owned(),
         Kind::Table(_) => "a table".to_owned(),
         _ => kind.expected(),
     }
@@ -71,16 +72,7 @@ fn not_yet(table: &Table) -> String {
         .keys
         .iter()
         .filter(|key| matches!(key.kind, Kind::Later));
-    let mut names: Vec<_> = keys.map(|key| format!("`{}`", key.name)).collect();
-    for key in table.keys {
-        if let Kind::Word { later, .. } = key.kind {
-            names.extend(
-                later
-                    .iter()
-                    .map(|word| format!("`{} = \"{word}\"`", key.name)),
-            );
-        }
-    }
+    let names: Vec<_> = keys.map(|key| format!("`{}`", key.name)).collect();
     match names.is_empty() {
         true => String::new(),
         false => format!("\nNot available yet, and refused: {}.\n", names.join(", ")),

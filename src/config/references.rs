@@ -22,6 +22,10 @@ pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
         is_bound(listener, sink);
         leads_to_a_pool(file, &listener.scope, "pool", &exists, sink);
         knows_its_proxies(&listener.scope, sink);
+        for (route, place) in build::routes(&listener.scope) {
+            has_a_pool(&route, place, sink);
+            leads_to_a_pool(file, &route, "pool", &exists, sink);
+        }
     }
     for pool in &file.pools {
         leads_to_a_pool(file, &pool.scope, "fallback", &exists, sink);
@@ -77,6 +81,16 @@ fn knows_its_proxies(scope: &Scope<'_>, sink: &mut Sink<'_>) {
         mode.word()
     );
     sink.fault(at.span.clone(), message);
+}
+
+fn has_a_pool(route: &Scope<'_>, place: Range<usize>, sink: &mut Sink<'_>) {
+    let faulty = |at: &At<Value>| matches!(at.value, Value::Faulty);
+    let unreadable = sink.broken_lines().any(|line| line.starts_with("pool"));
+    let named = build::reference(route, "pool").is_some() || route.own("pool").is_some_and(faulty);
+    if !named && !unreadable {
+        let place = route.own("pool").map_or(place, |at| at.span.clone());
+        sink.fault(place, "a route needs a `pool` that its connections go to");
+    }
 }
 
 fn leads_to_a_pool(

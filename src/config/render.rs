@@ -21,7 +21,8 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, OnBackendDown, Pool, ProxyProtocol, Rate, Runtime, build, env, on_backend_down, sources,
+    Log, OnBackendDown, Pool, ProxyProtocol, Rate, Route, Runtime, build, env, on_backend_down,
+    sources,
 };
 use crate::net::Address;
 
@@ -133,6 +134,9 @@ impl Writer<'_> {
         self.count("max_connections", listener.max_connections);
         self.admission(listener);
         self.proxies(listener);
+        for (index, route) in listener.routes.iter().enumerate() {
+            self.route(listener, index, route);
+        }
     }
 
     /// Who may come in. Limits by address say nothing where nobody has one.
@@ -159,10 +163,22 @@ impl Writer<'_> {
         if proxied || !listener.trusted_proxies.is_empty() {
             self.texts("trusted_proxies", &strings(&listener.trusted_proxies));
         }
-        let plain = super::fields::plain_listener();
-        if proxied || listener.preread_timeout != plain.preread_timeout {
+        let default = super::fields::plain_listener().preread_timeout;
+        let reads = proxied || listener.routes.iter().any(Route::needs_hello);
+        if reads || listener.preread_timeout != default {
             self.duration("preread_timeout", listener.preread_timeout);
         }
+    }
+
+    fn route(&mut self, listener: &Listener, index: usize, route: &Route) {
+        let header = header_part(&listener.name);
+        self.path = format!("listener/{}/route/{index}", listener.name);
+        self.out
+            .push_str(&format!("\n[[listener.{header}.route]]\n"));
+        self.texts("sni", &strings(&route.sni));
+        self.texts("alpn", &route.alpn);
+        self.texts("client", &strings(&route.client));
+        self.text("pool", &route.pool);
     }
 
     fn pool(&mut self, pool: &Pool, tcp: bool) {
@@ -200,6 +216,7 @@ impl Writer<'_> {
         if pool.balance == Balance::ConsistentHash || pool.hash != plain.hash {
             self.sub_table(pool, "hash");
             self.text("key", pool.hash.key.word());
+            self.set("max_load", Value::Float(pool.hash.max_load));
         }
         if pool.balance == Balance::LeastLatency || pool.latency != plain.latency {
             self.sub_table(pool, "latency");
@@ -400,7 +417,7 @@ fn comment(text: &str) -> &'static str {
 /// Whether a connection of the pool may be one of TCP, as [`super::effects`] sees it.
 fn has_tcp(config: &Config, pool: &Pool) -> bool {
     let is_ip = |address: &Address| matches!(address, Address::Ip(_));
-    let leads = |listener: &&Arc<Listener>| listener.pool.as_ref() == Some(&pool.name);
+    let leads = |listener: &&Arc<Listener>| listener.leads_to().any(|name| *name == pool.name);
     let mut listeners = config.listeners.iter().filter(leads).peekable();
     let fallback = config
         .pools

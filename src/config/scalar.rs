@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use toml::de::{DeInteger, DeValue};
 
-use super::keys::{Key, Kind, Table, Zero};
+use super::keys::{Key, Kind, MAX_FACTOR, Table, Zero};
 use super::suggest::meant_word;
-use super::texts::NOT_YET;
 use super::units::{self, format_duration};
 use super::value::Value;
 
@@ -19,8 +18,8 @@ pub(super) const SUGGESTION: &str = ", did you mean";
 pub(super) fn string(kind: &Kind, text: &str) -> Result<Value, String> {
     match kind {
         Kind::Duration { zero, min, max } => duration(*zero, *min, *max, text),
-        Kind::Word { words, later } => word(kind, &words(), later, text),
-        Kind::WordOrTable { words, .. } => word(kind, &words(), &[], text),
+        Kind::WordOrTable { words, .. } => word(kind, &words(), text),
+        Kind::Word { words } => word(kind, &words(), text),
         Kind::Text { read, .. } | Kind::OneOrMore { read, .. } | Kind::Many { read, .. } => {
             read(text)
         }
@@ -48,12 +47,9 @@ fn duration(zero: Zero, min: Duration, max: Duration, text: &str) -> Result<Valu
     Err(format!("it must be from {min} to {max}"))
 }
 
-fn word(kind: &Kind, words: &[&str], later: &[&str], text: &str) -> Result<Value, String> {
+fn word(kind: &Kind, words: &[&str], text: &str) -> Result<Value, String> {
     if words.contains(&text) {
         return Ok(Value::Text(text.to_owned()));
-    }
-    if later.contains(&text) {
-        return Err(format!("this is {NOT_YET}"));
     }
     let hint = match meant_word(text, words) {
         Some(word) => format!("{SUGGESTION} \"{word}\"?"),
@@ -71,6 +67,8 @@ pub(super) fn plain(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
             .map(Value::Count),
         (Kind::Share, DeValue::Float(number)) => share(number.as_str()),
         (Kind::Share, DeValue::Integer(number)) => share(number.as_str()),
+        (Kind::Factor, DeValue::Float(number)) => factor(number.as_str()),
+        (Kind::Factor, DeValue::Integer(number)) => factor(number.as_str()),
         _ => None,
     }
 }
@@ -82,6 +80,13 @@ fn count(number: &DeInteger<'_>) -> Option<u64> {
 fn share(number: &str) -> Option<Value> {
     let share: f64 = number.parse().ok()?;
     (0.0..=1.0).contains(&share).then_some(Value::Share(share))
+}
+
+fn factor(number: &str) -> Option<Value> {
+    let factor: f64 = number.parse().ok()?;
+    let allowed = factor == 0.0 || (1.0..=MAX_FACTOR).contains(&factor);
+    // -0.0 is 0.0.
+    allowed.then_some(Value::Share(factor.abs()))
 }
 
 /// What to say of a value that its key does not take.
@@ -98,6 +103,7 @@ pub(super) fn wrong_type(key: &Key, value: &DeValue<'_>) -> String {
 pub(super) fn wrong_item(key: &Key, value: &DeValue<'_>) -> String {
     let items = match key.kind {
         Kind::Entries(_) => "addresses and tables",
+        Kind::Tables(_) => "tables",
         _ => "strings",
     };
     format!("`{}` takes {items}, not {}", key.name, found(value))
@@ -138,6 +144,9 @@ fn instead(kind: &Kind, value: &DeValue<'_>) -> String {
         }
         (Kind::Entries(_) | Kind::Many { .. }, DeValue::String(text)) => {
             format!("[{}]", excerpt(text))
+        }
+        (Kind::Tables(table), DeValue::Table(_)) => {
+            format!("[[{0}]] for [{0}]", table.header)
         }
         (Kind::Table(table), DeValue::Array(items))
             if items.iter().any(|i| i.get_ref().is_table()) =>

@@ -148,6 +148,10 @@ impl Reader<'_, '_> {
                 let items = items.iter().map(|item| self.entry(key, table, item));
                 At::new(tree.span(), Value::List(items.collect()))
             }
+            (Kind::Tables(table), DeValue::Array(items)) => {
+                let items = items.iter().map(|item| self.one_of(key, table, item));
+                At::new(tree.span(), Value::List(items.collect()))
+            }
             (Kind::Table(table), DeValue::Table(items)) => {
                 let section = self.section(table, items);
                 At::new(tree.span(), Value::Section(section))
@@ -200,6 +204,16 @@ impl Reader<'_, '_> {
             }
         };
         At::new(tree.span(), Value::Section(section))
+    }
+
+    /// An item of a list of tables.
+    fn one_of(&mut self, key: &Key, table: &'static Table, tree: &Tree<'_>) -> At<Value> {
+        match tree.get_ref() {
+            DeValue::Table(items) => {
+                At::new(tree.span(), Value::Section(self.section(table, items)))
+            }
+            other => self.fault(tree, scalar::wrong_item(key, other)),
+        }
     }
 
     /// Tables by name, in the order of the file.

@@ -194,7 +194,7 @@ pub(super) static LISTENER: Table = Table {
             "pool",
             ("the name of a pool", texts::pool_name),
             "\"\"",
-            "The pool that its connections go to. Left out or \"\": connections are rejected (`no_route`).",
+            "The pool that connections go to which no route takes. Left out or \"\": those are rejected (`no_route`).",
         ),
         count(
             "backlog",
@@ -262,9 +262,55 @@ pub(super) static LISTENER: Table = Table {
         timeout(
             "preread_timeout",
             "\"5s\"",
-            "How long a client may take, in all, to send its PROXY header. 0s: as long as it likes.",
+            "How long a client may take, in all, for what is read before it is routed: its PROXY header, and its ClientHello, where a route or a hash key needs one. Then it is reset (`preread_timeout`). 0s: as long as it likes.",
         ),
-        later("route"),
+        Key {
+            name: "route",
+            kind: Kind::Tables(&ROUTE),
+            default: "[]",
+            doc: "Which connections go to another pool, see [[listener.NAME.route]]. Tried in the order of the file; the first that matches wins.",
+        },
+    ],
+};
+
+/// `[[listener.NAME.route]]`.
+pub(super) static ROUTE: Table = Table {
+    header: "listener.NAME.route",
+    doc: "A route, `[[listener.NAME.route]]`: connections that match every condition given go to its pool. Without a condition every connection matches.",
+    keys: &[
+        Key {
+            name: "sni",
+            kind: Kind::Many {
+                what: "names such as \"db.example.com\", or \"*.example.com\"",
+                read: texts::sni,
+            },
+            default: "[]",
+            doc: "The client asks in its ClientHello for one of these names. A `*` stands for one or more whole labels at the beginning; alone, for any name. Case and a final dot do not matter. []: no condition.",
+        },
+        Key {
+            name: "alpn",
+            kind: Kind::Many {
+                what: "names of protocols such as \"h2\"",
+                read: texts::alpn,
+            },
+            default: "[]",
+            doc: "The client offers one of these protocols in its ClientHello. []: no condition.",
+        },
+        Key {
+            name: "client",
+            kind: Kind::Many {
+                what: "networks such as \"10.0.0.0/8\"",
+                read: clients::cidr,
+            },
+            default: "[]",
+            doc: "The client's address is in one of these networks. A client of a Unix socket is in none. []: no condition.",
+        },
+        text(
+            "pool",
+            ("the name of a pool", texts::pool_name),
+            "\"\"",
+            "The pool that its connections go to. Must be given.",
+        ),
     ],
 };
 
@@ -463,16 +509,18 @@ static HASH: Table = Table {
     header: "pool.NAME.hash",
     doc: "For `balance = \"consistent-hash\"`.",
     keys: &[
+        word(
+            "key",
+            words::<HashKey>,
+            "\"client-ip\"",
+            "What is hashed: the client's address; with its port; the name that it asks for in its ClientHello; the address and port that it connected to. A connection without that has `client-ip`.",
+        ),
         Key {
-            name: "key",
-            kind: Kind::Word {
-                words: words::<HashKey>,
-                later: &["sni", "destination-ip-port"],
-            },
-            default: "\"client-ip\"",
-            doc: "What is hashed.",
+            name: "max_load",
+            kind: Kind::Factor,
+            default: "0.0",
+            doc: "Bounded load: a backend takes a connection while it then has no more than this many times its share, by weight, of the pool's connections, rounded up; else the next in the order of scores does. 0.0: unbounded.",
         },
-        later("max_load"),
     ],
 };
 
@@ -597,13 +645,14 @@ static HOLD: Table = Table {
 };
 
 /// Every table, in the order of the reference.
-pub(super) fn all_tables() -> [&'static Table; 12] {
+pub(super) fn all_tables() -> [&'static Table; 13] {
     [
         &RUNTIME,
         &ADMIN,
         &LOG,
         &DEFAULTS,
         &LISTENER,
+        &ROUTE,
         &POOL,
         &BACKEND,
         &ON_BACKEND_DOWN,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use super::AccessSink;
 use super::units;
 use super::value::Value;
+use crate::hello::NamePattern;
 use crate::net::{Address, canonical};
 
 type Reading = Result<Value, String>;
@@ -75,6 +76,20 @@ pub(super) fn server_name(text: &str) -> Reading {
         return Ok(Value::Text(text.to_owned()));
     }
     Err("expected a host name such as \"db.example.com\"".to_owned())
+}
+
+/// A name, or a pattern of names, that clients ask for.
+pub(super) fn sni(text: &str) -> Reading {
+    let pattern = NamePattern::parse(text).map_err(|error| error.to_string())?;
+    Ok(Value::Name(pattern))
+}
+
+/// A protocol's name: RFC 7301, section 3.1, has 1 to 255 bytes.
+pub(super) fn alpn(text: &str) -> Reading {
+    match (1..=255).contains(&text.len()) {
+        true => Ok(Value::Text(text.to_owned())),
+        false => Err("a protocol's name has 1 to 255 bytes".to_owned()),
+    }
 }
 
 pub(super) fn path(text: &str) -> Reading {

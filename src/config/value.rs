@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::keys::{Key, Kind, Table};
 use super::{AccessSink, Rate, schema};
+use crate::hello::NamePattern;
 use crate::net::{Address, Cidr, Source};
 
 /// A value with its place.
@@ -65,6 +66,7 @@ pub(super) enum Value {
     Sink(AccessSink),
     Statuses(Vec<RangeInclusive<u16>>),
     Bytes(Vec<u8>),
+    Name(NamePattern),
     List(Vec<At<Value>>),
     Section(Section),
 }
@@ -102,6 +104,7 @@ take! {
     usize: Value::Count(count) => (*count).try_into().ok();
     NonZeroU32: Value::Count(count) => u32::try_from(*count).ok().and_then(Self::new);
     f64: Value::Share(share) => Some(*share);
+    NamePattern: Value::Name(pattern) => Some(pattern.clone());
     String: Value::Text(text) | Value::Address(_, text) => Some(text.clone());
     Duration: Value::Duration(duration) => Some(*duration);
     Rate: Value::Rate(rate) => Some(*rate);

@@ -16,11 +16,12 @@ use super::core::Phase;
 use super::fault;
 use super::record::Record;
 use super::visitor::Visitor;
+use super::way::Routed;
 use crate::config::{self, SendProxy};
 use crate::metrics::Ended;
 use crate::net::{DialError, Sources, Stream, dial};
 use crate::pool::pause::Wait;
-use crate::pool::{Attempt, Client, Held, Lease, NotHeld, Pool, Ticket};
+use crate::pool::{Attempt, Held, Keys, Lease, NotHeld, Pool, Ticket};
 use crate::runtime::timers::{Timer, Timers};
 
 /// A connection with its backend.
@@ -38,7 +39,7 @@ pub(super) struct Connector<'a> {
     visitor: Visitor,
     record: &'a mut Record,
     timers: &'a Rc<Timers>,
-    whom: Client,
+    whom: Keys,
     /// Its place in the hold queue, kept over releases.
     ticket: Option<Ticket>,
     /// Its waits so far, as `hold.timeout` counts them.
@@ -56,7 +57,7 @@ impl<'a> Connector<'a> {
     ) -> Self {
         Self {
             client,
-            whom: Client::of(&visitor),
+            whom: Keys::of(&visitor),
             visitor,
             record,
             timers,
@@ -81,7 +82,10 @@ impl<'a> Connector<'a> {
                 return Ok(connected);
             }
             if let Some(elsewhere) = self.successor(&home) {
-                home = elsewhere;
+                home = elsewhere.pool;
+                self.record.route = elsewhere.route;
+                self.visitor.locate(self.client, &home);
+                self.whom = Keys::of(&self.visitor);
                 attempt = Attempt::new(self.whom);
                 self.ticket = None;
                 self.record.enter_pool(&home);
@@ -102,10 +106,10 @@ impl<'a> Connector<'a> {
 
     /// The pool that the listener sends to now, where a reload has taken `home` away since the
     /// connection was routed there: rather than wait for nobody it begins anew.
-    fn successor(&self, home: &Arc<Pool>) -> Option<Arc<Pool>> {
+    fn successor(&self, home: &Arc<Pool>) -> Option<Routed> {
         let now = || self.record.origin().route(&self.visitor);
         let successor = home.is_retired().then(now).flatten()?;
-        (!Arc::ptr_eq(&successor, home)).then_some(successor)
+        (!Arc::ptr_eq(&successor.pool, home)).then_some(successor)
     }
 
     /// Makes the attempts that are left, as long as backends of `pool` can take it; the first

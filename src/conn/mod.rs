@@ -15,6 +15,7 @@ pub mod way;
 
 mod connect;
 mod fault;
+mod hello;
 mod identify;
 mod record;
 
@@ -32,7 +33,7 @@ use crate::admit;
 use crate::config;
 use crate::log::Rejections;
 use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
-use crate::net::{Address, Incoming, Liveness, Stream};
+use crate::net::{Address, Incoming, Kind, Liveness, Stream};
 use crate::pool::{Lease, Pool};
 use crate::proxy::Expectation;
 use connect::{Connected, Connector};
@@ -43,7 +44,7 @@ use preread::Preread;
 use record::Record;
 use relay::{Exchange, Finish, Observer};
 use visitor::Visitor;
-use way::Way;
+use way::{Routed, Way};
 
 /// What a connection knows of the listener that accepted it.
 #[derive(Debug)]
@@ -82,9 +83,14 @@ impl Origin {
         way.admit.as_ref()?.count(client, Instant::now())
     }
 
-    /// The pool that a connection goes to now; `None`: no route takes it.
-    pub fn route(&self, visitor: &Visitor) -> Option<Arc<Pool>> {
+    /// Where a connection goes now; `None`: no route takes it.
+    pub fn route(&self, visitor: &Visitor) -> Option<Routed> {
         self.way.load().route(visitor)
+    }
+
+    /// Whether somebody needs to know the ClientHello of a client now.
+    fn reads_hello(&self, visitor: &Visitor) -> bool {
+        self.way.load().reads_hello(visitor.ip())
     }
 }
 
@@ -226,11 +232,34 @@ async fn arrive(
     }
     let origin = record.origin();
     origin.admit(record.entry_ref(), &visitor.client)?;
+    if record.origin().reads_hello(&visitor) {
+        visitor.hello = hello::hello(&mut preread).await?;
+    }
     visitor.early = preread.into_early();
-    let route = record.origin().route(&visitor);
-    let pool = route.ok_or(Outcome::Rejected(Rejected::NoRoute))?;
+    let pool = route(client, &mut visitor, record)?;
     let connector = Connector::new(client, visitor, record, core.timers());
     connector.connect(pool).await.map_err(Outcome::Ended)
+}
+
+/// Chooses the pool, by the rules that hold now.
+fn route(
+    client: &Stream,
+    visitor: &mut Visitor,
+    record: &mut Record,
+) -> Result<Arc<Pool>, Outcome> {
+    let way = record.origin().way.load();
+    let routed = way.route(visitor);
+    let Routed { route, pool } = routed.ok_or(Outcome::Rejected(Rejected::NoRoute))?;
+    if route.is_some() && client.kind() == Kind::Tcp {
+        // The socket has its options from the listener, which has them from its own pool.
+        let own = way.pool.as_ref().map(|pool| liveness(&pool.settings()));
+        let own = own.unwrap_or(Liveness::OFF);
+        liveness(&pool.settings()).apply_instead_of(own, client.socket());
+    }
+    drop(way);
+    record.route = route;
+    visitor.locate(client, &pool);
+    Ok(pool)
 }
 
 fn exchange<'a>(

@@ -37,6 +37,9 @@ pub struct Passport {
     pub id: u64,
     /// The name of the listener it came through.
     pub listener: Arc<str>,
+    /// The route that took it.
+    #[serde(default)]
+    pub route: Option<Arc<str>>,
     /// Where the client is.
     pub client: Address,
     /// The name of its pool.
@@ -213,6 +216,7 @@ impl Record {
         Passport {
             id: entry.id(),
             listener: Arc::clone(entry.listener()),
+            route: self.route.clone(),
             client: entry.client().clone(),
             pool: Arc::clone(&lease.pool().name),
             backend: Arc::clone(&backend.name),

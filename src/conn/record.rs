@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::core::{Core, Entered, Entry};
 use super::moving::Passport;
+use super::visitor::Visitor;
 use super::{Arrival, Origin};
 use crate::log::{Access, Pick};
 use crate::metrics::{Ended, Rejected};
@@ -33,6 +34,8 @@ pub(super) struct Record {
     origin: Arc<Origin>,
     entered: Entered,
     accepted_at: SystemTime,
+    /// The route that took it.
+    pub(super) route: Option<Arc<str>>,
     pool: Option<Arc<Pool>>,
     backend: Option<Arc<Backend>>,
     pub(super) attempts: u32,
@@ -56,6 +59,7 @@ impl Record {
             origin: Arc::clone(&arrival.origin),
             entered: core.enter(entry),
             accepted_at: arrival.accepted_at,
+            route: None,
             pool: None,
             backend: None,
             attempts: 0,
@@ -84,6 +88,7 @@ impl Record {
             origin,
             entered: core.enter_as(entry),
             accepted_at: passport.accepted_at,
+            route: passport.route.clone(),
             pool: Some(Arc::clone(pool)),
             backend: Some(Arc::clone(backend)),
             attempts: passport.attempts,
@@ -138,6 +143,16 @@ impl Record {
         self.entered.entry.set_pool(Arc::clone(&pool.name));
         self.pool = Some(Arc::clone(pool));
         self.backend = None;
+    }
+
+    /// It ends before it was routed, and belongs where it would have gone had it said nothing: so
+    /// that what has ended is the same over all listeners and over all pools.
+    fn enter_pool_of_the_silent(&mut self) {
+        let silent = Visitor::at(self.client().clone());
+        if let Some(routed) = self.origin.route(&silent) {
+            self.route = routed.route;
+            self.enter_pool(&routed.pool);
+        }
     }
 
     /// The backend it tries, or has.
@@ -203,7 +218,7 @@ impl Record {
             id: self.entered.entry.id(),
             accepted_at: self.accepted_at,
             listener: Arc::clone(&self.origin.name),
-            route: None,
+            route: self.route.clone(),
             client: self.client().clone(),
             pool: self.pool.as_ref().map(|pool| Arc::clone(&pool.name)),
             backend: self
@@ -232,6 +247,9 @@ impl Drop for Record {
                 true => Ended::Internal,
                 false => Ended::Killed,
             }));
+        if matches!(outcome, Outcome::Ended(_)) && self.pool.is_none() {
+            self.enter_pool_of_the_silent();
+        }
         let duration = self.entry_ref().accepted().elapsed();
         self.count(outcome, duration);
         self.write(outcome, duration);

@@ -1,10 +1,12 @@
 //! What is known of a client when a backend is looked for: who it is, and what it has sent.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::SendProxy;
+use crate::hello::Hello;
 use crate::net::{Address, Stream};
+use crate::pool::Pool;
 use crate::proxy::{self, Endpoints};
 
 /// A client on the way from its accept to a backend.
@@ -12,9 +14,11 @@ use crate::proxy::{self, Endpoints};
 pub struct Visitor {
     /// Whom limits, hash, log and statistics know.
     pub client: Address,
-    /// Where it connected to, as a PROXY header says; `None`: the address of isobar's end of its
-    /// socket, see [`Stream::local`](crate::net::Stream::local).
+    /// Where it connected to, as a PROXY header says or else its socket; `None`: nobody has asked
+    /// the latter, see [`Stream::local`], or it is a Unix socket.
     pub destination: Option<SocketAddr>,
+    /// What it says of where it wants to go; `None`: nobody has looked, or it says nothing.
+    pub hello: Option<Box<Hello>>,
     /// What was read of it to learn where it wants to go: the first that its backend gets.
     pub early: Vec<u8>,
 }
@@ -25,8 +29,31 @@ impl Visitor {
         Self {
             client,
             destination: None,
+            hello: None,
             early: Vec::new(),
         }
+    }
+
+    /// Asks where it connected to, where that is hashed and not known yet.
+    pub fn locate(&mut self, socket: &Stream, pool: &Pool) {
+        if self.destination.is_none() && pool.hashes().destination {
+            self.destination = socket.local();
+        }
+    }
+
+    /// Its IP address; `None`: it came by a Unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.client.ip()
+    }
+
+    /// The name that it asks for, in lower case and without a final dot.
+    pub fn sni(&self) -> Option<&str> {
+        self.hello.as_ref()?.sni.as_deref()
+    }
+
+    /// The protocols that it offers.
+    pub fn alpn(&self) -> &[Box<[u8]>] {
+        self.hello.as_ref().map_or(&[], |hello| &hello.alpn)
     }
 }
 

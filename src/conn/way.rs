@@ -1,5 +1,9 @@
 //! Where the connections of a listener go.
+//!
+//! Routes are tried in the order of the file, and the first that matches wins; where none does,
+//! the connection goes to the listener's pool, if it has one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,15 +22,70 @@ pub struct Way {
     pub pool: Option<Arc<Pool>>,
     /// Who may come in at all; `None`: everyone.
     pub admit: Option<Arc<Admit>>,
+    /// Of each route of the settings, where its connections go.
+    branches: Vec<Branch>,
+}
+
+#[derive(Debug)]
+struct Branch {
+    /// From 1, in the order of the file.
+    number: Arc<str>,
+    pool: Arc<Pool>,
+}
+
+/// Where a connection goes.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    /// The number of the route that took it, from 1 in the order of the file; `None`: none did.
+    pub route: Option<Arc<str>>,
+    /// The pool.
+    pub pool: Arc<Pool>,
+}
+
+/// Whether the conditions of a route hold for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The client's address.
+    pub client: bool,
+    /// The name that it asks for.
+    pub sni: bool,
+    /// The protocols that it offers.
+    pub alpn: bool,
+}
+
+impl Verdict {
+    /// Of one route.
+    pub fn of(route: &config::Route, visitor: &Visitor) -> Self {
+        Self {
+            client: route.takes_address(visitor.ip()),
+            sni: route.takes_name(visitor.sni()),
+            alpn: route.takes_protocols(visitor.alpn()),
+        }
+    }
+
+    /// Whether the connection is the route's.
+    pub fn is_match(self) -> bool {
+        self.client && self.sni && self.alpn
+    }
 }
 
 impl Way {
-    /// That of a listener that nobody came through yet.
-    pub fn new(settings: Arc<config::Listener>, pool: Option<Arc<Pool>>) -> Self {
+    /// The rules of `settings`, with its pools out of `pools`.
+    ///
+    /// # Panics
+    /// If a pool of a route is not among them: a file in which one is missing is none.
+    pub fn new(settings: Arc<config::Listener>, pools: &[Arc<Pool>]) -> Self {
+        let find = |name: &str| pools.iter().find(|pool| *pool.name == *name).cloned();
+        let branches = settings.routes.iter().zip(1..);
+        let branches = branches.map(|(route, number): (_, usize)| Branch {
+            number: number.to_string().into(),
+            pool: find(&route.pool).expect("every route of a valid file has its pool"),
+        });
         Self {
             admit: Admit::new(&settings),
+            branches: branches.collect(),
+            pool: settings.pool.as_deref().and_then(find),
             settings,
-            pool,
         }
     }
 
@@ -37,12 +96,30 @@ impl Way {
         Self { admit, ..self }
     }
 
-    /// The pool that a connection goes to; `None`: no route takes it.
+    /// Where a connection goes; `None`: no route takes it, and there is no pool for those.
     ///
-    /// The one place that says so, for connections and for whoever asks about one: there are no
-    /// routes yet, so that it is the listener's pool.
-    pub fn route(&self, _visitor: &Visitor) -> Option<Arc<Pool>> {
-        self.pool.clone()
+    /// The one place that says so, for connections and for whoever asks about one.
+    pub fn route(&self, visitor: &Visitor) -> Option<Routed> {
+        let mut routes = self.settings.routes.iter().zip(&self.branches);
+        let found = routes.find(|(route, _)| Verdict::of(route, visitor).is_match());
+        match found {
+            Some((_, branch)) => Some(Routed {
+                route: Some(Arc::clone(&branch.number)),
+                pool: Arc::clone(&branch.pool),
+            }),
+            None => self.pool.clone().map(|pool| Routed { route: None, pool }),
+        }
+    }
+
+    /// Whether the ClientHello of a client at `ip` has to be read: a route that may still
+    /// decide looks at it, or a pool that the client may come to hashes by it.
+    pub fn reads_hello(&self, ip: Option<IpAddr>) -> bool {
+        for (route, branch) in self.settings.routes.iter().zip(&self.branches) {
+            if route.takes_address(ip) {
+                return route.needs_hello() || branch.pool.hashes().sni;
+            }
+        }
+        self.pool.as_ref().is_some_and(|pool| pool.hashes().sni)
     }
 
     /// Whether it has the same rules and the same pools.
@@ -51,6 +128,15 @@ impl Way {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
-        same_pool && self.settings == other.settings
+        let pairs = self.branches.iter().zip(&other.branches);
+        same_pool
+            && self.settings == other.settings
+            && pairs
+                .into_iter()
+                .all(|(one, other)| Arc::ptr_eq(&one.pool, &other.pool))
     }
 }
+
+#[cfg(test)]
+#[path = "way_tests.rs"]
+mod tests;

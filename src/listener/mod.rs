@@ -44,13 +44,16 @@ pub struct Listener {
 
 impl Listener {
     /// A listener that nobody came through yet.
-    pub fn new(settings: Arc<config::Listener>, pool: Option<Arc<Pool>>, cores: usize) -> Self {
+    ///
+    /// # Panics
+    /// If a pool of its routes is not among `pools`.
+    pub fn new(settings: Arc<config::Listener>, pools: &[Arc<Pool>], cores: usize) -> Self {
         Self {
             origin: Arc::new(Origin {
                 name: Arc::clone(&settings.name),
                 counters: Arc::new(PerCore::new(cores)),
                 rejections: Rejections::new(Arc::clone(&settings.name), Instant::now()),
-                way: ArcSwap::from_pointee(Way::new(Arc::clone(&settings), pool)),
+                way: ArcSwap::from_pointee(Way::new(Arc::clone(&settings), pools)),
             }),
             gate: Gate::new(settings.max_connections),
             errors: Arc::default(),

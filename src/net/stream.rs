@@ -61,6 +61,22 @@ impl Liveness {
         self.apply_keepalive(socket)
     }
 
+    /// Sets what differs from `before`, which the socket has. What fails is left as it is: a
+    /// connection that is gone tells of that by itself.
+    pub fn apply_instead_of(self, before: Self, socket: impl AsFd) {
+        let socket = socket.as_fd();
+        if self.user_timeout != before.user_timeout {
+            let millis = u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX);
+            let _ = sockopt::set_tcp_user_timeout(socket, millis);
+        }
+        if self.keepalive != before.keepalive {
+            let _ = match self.keepalive.is_zero() {
+                true => sockopt::set_socket_keepalive(socket, false).map_err(io::Error::from),
+                false => self.apply_keepalive(socket),
+            };
+        }
+    }
+
     /// Sets the user time-out alone.
     pub(super) fn apply_user_timeout(self, socket: impl AsFd) -> io::Result<()> {
         if self.user_timeout.is_zero() {

@@ -167,6 +167,8 @@ fn field(tone: Tone, kind: Kind, change: &Change) -> Line {
     let value = match (&change.old, &change.new) {
         _ if change.hidden => "(not shown)".to_owned(),
         (Some(old), Some(new)) => format!("{} -> {}", written(old), written(new)),
+        (None, Some(one)) if kind == Kind::Changed => format!("added {}", written(one)),
+        (Some(one), None) if kind == Kind::Changed => format!("removed {}", written(one)),
         (None, Some(one)) | (Some(one), None) => written(one),
         (None, None) => String::new(),
     };

@@ -112,6 +112,9 @@ pub enum Obstacle {
     Resting,
     /// The connection has tried it already.
     Tried,
+    /// It has more connections than `max_load` lets it have. Told of by explanations alone: the
+    /// strategy sees to it.
+    Load,
 }
 
 impl Backend {

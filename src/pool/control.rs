@@ -16,6 +16,7 @@ use super::pause::Pause;
 use super::snapshot::{BACKUP, LAST_RESORT, Member, PRIMARY, Tier};
 use super::tracked::{BackendView, CheckResult, Moved, Tracked};
 use super::{Backend, Pool, Snapshot, State};
+use crate::balance::Balancer;
 use crate::config::{self, WhenAllDown};
 
 /// How soon after their time is over the connections of a backend are looked for again: one
@@ -170,7 +171,7 @@ impl Control {
     /// What the data plane is to see; keeps of `old` what did not change.
     pub(super) fn snapshot(&self, old: Option<&Snapshot>) -> Snapshot {
         // Another strategy begins afresh.
-        let old = old.filter(|old| old.settings.balance == self.settings.balance);
+        let old = old.filter(|old| Balancer::is_same(&old.settings, &self.settings));
         let rank = |rank: usize, members: Vec<Member>| {
             Tier::new(members, &self.settings, old.map(|old| &old.tiers[rank]))
         };

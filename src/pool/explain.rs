@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::backend::{Asker, Obstacle};
 use super::pause::Pause;
 use super::snapshot::{Open, Snapshot};
-use super::{Attempt, Backend, BackendView, Client, NotHeld, Pool, State};
+use super::{Attempt, Backend, BackendView, Client, Keys, NotHeld, Pool, State};
 use crate::balance::{Balancer, Choice, Members, Request, Score, Standing, Still};
 use crate::config::{self, Balance, HashKey};
 use crate::log::Pick;
@@ -28,6 +28,27 @@ pub enum Whom {
     Ip(IpAddr, Option<u16>),
     /// A client of a Unix socket.
     Unix,
+}
+
+/// What is told of a connection that is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Who it is from.
+    pub whom: Whom,
+    /// The hash of the name that it asks for; `None`: it asks for none.
+    pub sni: Option<u64>,
+    /// Where it connects to; `None`: not known.
+    pub destination: Option<SocketAddr>,
+}
+
+impl From<Whom> for Asked {
+    fn from(whom: Whom) -> Self {
+        Self {
+            whom,
+            sni: None,
+            destination: None,
+        }
+    }
 }
 
 /// What would become of the connection.
@@ -136,31 +157,38 @@ pub struct Planned {
     pub pick: Pick,
 }
 
-impl Whom {
+impl Asked {
     /// What a pick would hash.
-    fn client(self) -> Client {
-        match self {
-            Self::Ip(ip, port) => Client::Ip(SocketAddr::new(ip, port.unwrap_or(0))),
-            Self::Unix => Client::Unix(0),
+    fn keys(self) -> Keys {
+        Keys {
+            client: match self.whom {
+                Whom::Ip(ip, port) => Client::Ip(SocketAddr::new(ip, port.unwrap_or(0))),
+                Whom::Unix => Client::Unix(0),
+            },
+            sni: self.sni,
+            destination: self.destination,
         }
     }
 
     /// Whether that is the key of this very client.
     fn has(self, key: HashKey) -> bool {
-        match (self, key) {
-            (Self::Unix, _) | (Self::Ip(_, None), HashKey::ClientIpPort) => false,
-            (Self::Ip(..), HashKey::ClientIp | HashKey::ClientIpPort) => true,
+        match (key, self.whom) {
+            (HashKey::Sni, _) if self.sni.is_some() => true,
+            (HashKey::DestinationIpPort, _) => self.destination.is_some(),
+            (_, Whom::Unix) | (HashKey::ClientIpPort, Whom::Ip(_, None)) => false,
+            (HashKey::ClientIp | HashKey::ClientIpPort | HashKey::Sni, Whom::Ip(..)) => true,
         }
     }
 }
 
 impl Pool {
-    /// What would become of a connection of `whom` that is routed here.
-    pub fn explain(self: &Arc<Self>, whom: Whom) -> Explanation {
-        let mut pools = vec![self.step(whom)];
+    /// What would become of a connection that is routed here.
+    pub fn explain(self: &Arc<Self>, asked: impl Into<Asked>) -> Explanation {
+        let asked = asked.into();
+        let mut pools = vec![self.step(asked)];
         let mut next = self.overflow();
         while let Some(pool) = next.filter(|_| pools.iter().all(PoolStep::is_in_vain)) {
-            pools.push(pool.step(whom));
+            pools.push(pool.step(asked));
             next = pool.fallback();
         }
         let taking = pools.iter().find(|step| !step.is_in_vain());
@@ -188,14 +216,14 @@ impl Pool {
         }
     }
 
-    fn step(self: &Arc<Self>, whom: Whom) -> PoolStep {
+    fn step(self: &Arc<Self>, asked: Asked) -> PoolStep {
         let snapshot = self.snapshot();
-        let mut attempt = Attempt::new(whom.client());
+        let mut attempt = Attempt::new(asked.keys());
         let queues = self.queues(&attempt);
         let settings = Arc::clone(&snapshot.settings);
         let key = (settings.balance == Balance::ConsistentHash).then(|| {
             let of = settings.hash.key;
-            let hash = whom.has(of).then(|| snapshot.key(&attempt));
+            let hash = asked.has(of).then(|| snapshot.key(&attempt));
             Key { of, hash }
         });
         // Whoever queues is let in as those before it are.
@@ -276,12 +304,15 @@ impl<'a> Trial<'a> {
         let (still, fork) = (Still::of(open), &self.forks[rank]);
         if self.first {
             let standings = match self.key {
-                Some(Key { hash: None, .. }) => of_any_key(&still),
+                Some(Key { hash: None, .. }) => of_any_key(fork.standings(&still, request), &still),
                 _ => fork.standings(&still, request),
             };
-            let found = |(i, standing)| Found {
+            let found = |(i, standing): (usize, Standing)| Found {
                 // As the pick sees it, also where it changed in between.
-                obstacle: open.obstacle(i).filter(|_| !still.open(i)),
+                obstacle: open
+                    .obstacle(i)
+                    .filter(|_| !still.open(i))
+                    .or_else(|| is_overloaded(&standing).then_some(Obstacle::Load)),
                 standing,
             };
             let standings = standings.into_iter().enumerate();
@@ -354,25 +385,37 @@ impl<'a> Trial<'a> {
         let key = self.key?.hash?;
         let (identity, weight) = (view.backend.identity(), view.settings.weight);
         let score = crate::balance::consistent_hash::score(identity, weight, key);
-        Some(Score::Hash { score })
+        Some(Score::Hash {
+            score,
+            most: None,
+            over: false,
+        })
     }
+}
+
+/// Whether `max_load` keeps it from being chosen.
+fn is_overloaded(standing: &Standing) -> bool {
+    matches!(standing.score, Some(Score::Hash { over: true, .. }))
 }
 
 /// Of a key that may be any the chance of each is its share of the weights, see
 /// [`consistent_hash`](crate::balance::consistent_hash).
-fn of_any_key(still: &Still) -> Vec<Standing> {
+///
+/// Of `standings`, which are those of one key, only the bounds hold for any.
+fn of_any_key(standings: Vec<Standing>, still: &Still) -> Vec<Standing> {
+    let candidate = |i: usize| still.open(i) && !is_overloaded(&standings[i]);
     let shares: Vec<_> = (0..still.len())
-        .map(|i| match still.open(i) {
+        .map(|i| match candidate(i) {
             true => f64::from(still.weight(i)),
             false => 0.0,
         })
         .collect();
     let total: f64 = shares.iter().sum::<f64>().max(1.0);
-    let standing = |share| Standing {
-        score: None,
+    let standing = |(share, of_one): (f64, Standing)| Standing {
+        score: of_one.score.filter(|_| is_overloaded(&of_one)),
         chance: Some(share / total),
     };
-    shares.into_iter().map(standing).collect()
+    shares.into_iter().zip(standings).map(standing).collect()
 }
 
 #[cfg(test)]

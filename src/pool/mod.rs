@@ -11,6 +11,7 @@ pub mod explain;
 mod fallen;
 pub mod handover;
 pub mod history;
+mod keys;
 mod lease;
 pub mod overrides;
 pub mod pause;
@@ -28,8 +29,7 @@ pub mod hold;
 #[cfg(test)]
 mod hold_tests;
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -39,6 +39,7 @@ pub use backend::{Backend, BackendCounters, Obstacle};
 pub use control::{Bytes, Due, Overview};
 pub use fallen::Fallen;
 pub use hold::Ticket;
+pub use keys::{Client, Keys};
 pub use lease::Lease;
 pub use rebalance::Rebalance;
 pub use reload::{Reload, Wiring};
@@ -48,13 +49,11 @@ pub use state::{AdminState, State};
 pub use taking::Taking;
 pub use tracked::{BackendView, CheckResult, Leaving};
 
-use crate::balance::consistent_hash;
-use crate::config::{self, HashKey};
-use crate::conn::visitor::Visitor;
+use crate::config::{self, Balance, HashKey};
 use crate::log::SharedThrottle;
 use crate::metrics::ledger::{Named, by_word};
 use crate::metrics::{Counter, Ended, Histogram, PerCore};
-use crate::net::{Address, Turns};
+use crate::net::Turns;
 use backend::Asker;
 use control::Control;
 use pause::Pause;
@@ -120,7 +119,7 @@ pub struct Pool {
 /// Whom a connection is for, and what it has tried so far.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    client: Client,
+    keys: Keys,
     tried: Vec<Arc<Backend>>,
     made: u32,
     first: bool,
@@ -128,9 +127,9 @@ pub struct Attempt {
 
 impl Attempt {
     /// Of a connection that has tried nothing.
-    pub fn new(client: Client) -> Self {
+    pub fn new(whom: impl Into<Keys>) -> Self {
         Self {
-            client,
+            keys: whom.into(),
             tried: Vec::new(),
             made: 0,
             first: true,
@@ -167,37 +166,20 @@ impl Attempt {
     }
 }
 
-/// What pools may hash of a client.
+/// What is hashed of a connection, beside where its client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Client {
-    /// Its address and port.
-    Ip(SocketAddr),
-    /// A Unix client has nothing to hash: a number drawn for it, so that such clients spread.
-    Unix(u64),
+pub struct Hashes {
+    /// The name that it asks for.
+    pub sni: bool,
+    /// Where it connected to.
+    pub destination: bool,
 }
 
-impl Client {
-    /// The client at this address.
-    pub fn at(address: &Address) -> Self {
-        match address {
-            Address::Ip(ip) => Self::Ip(*ip),
-            Address::Unix(_) => Self::Unix(rand::random()),
-        }
-    }
-
-    /// What may be hashed of this one.
-    pub fn of(visitor: &Visitor) -> Self {
-        Self::at(&visitor.client)
-    }
-
-    /// The hash of what `key` names.
-    fn hash(self, key: HashKey) -> u64 {
-        match (self, key) {
-            (Self::Ip(client), HashKey::ClientIp) => consistent_hash::key_client_ip(client.ip()),
-            (Self::Ip(client), HashKey::ClientIpPort) => {
-                consistent_hash::key_client_ip_port(client)
-            }
-            (Self::Unix(drawn), _) => drawn,
+impl Hashes {
+    fn or(self, other: Self) -> Self {
+        Self {
+            sni: self.sni || other.sni,
+            destination: self.destination || other.destination,
         }
     }
 }
@@ -252,6 +234,21 @@ impl Pool {
         let snapshot = self.current.load();
         let fallback = snapshot.fallback.as_ref()?;
         (!snapshot.pause.is_on()).then(|| fallback.upgrade())?
+    }
+
+    /// What it hashes of its connections, and what those pools hash that it falls back to.
+    pub fn hashes(&self) -> Hashes {
+        let snapshot = self.current.load();
+        let settings = &snapshot.settings;
+        let key = (settings.balance == Balance::ConsistentHash).then_some(settings.hash.key);
+        let own = Hashes {
+            sni: key == Some(HashKey::Sni),
+            destination: key == Some(HashKey::DestinationIpPort),
+        };
+        match snapshot.fallback.as_ref().and_then(Weak::upgrade) {
+            None => own,
+            Some(fallback) => own.or(fallback.hashes()),
+        }
     }
 
     /// Whether the file has it no more: nobody will ever take its connections.

@@ -68,7 +68,7 @@ impl Tier {
         }
         Self {
             members: members.into(),
-            balancer: Arc::new(Balancer::new(settings.balance)),
+            balancer: Arc::new(Balancer::of(settings)),
         }
     }
 }
@@ -128,7 +128,7 @@ impl Snapshot {
     /// The hash that consistent-hash wants; other strategies do not look at it.
     pub(super) fn key(&self, attempt: &Attempt) -> u64 {
         match self.settings.balance {
-            Balance::ConsistentHash => attempt.client.hash(self.settings.hash.key),
+            Balance::ConsistentHash => attempt.keys.hash(self.settings.hash.key),
             _ => 0,
         }
     }

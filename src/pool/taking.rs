@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use super::backend::Backend;
 use super::snapshot::Member;
-use super::{Client, Pool};
+use super::{Client, Keys, Pool};
 use crate::balance::Balancer;
 use crate::balance::evening::{Evening, Share, Uneven};
-use crate::config::{self, Balance};
+use crate::config::{self, Balance, HashKey};
 use crate::net::Address;
 
 /// Backends that take new connections, and the strategy that deals them out.
@@ -78,12 +78,16 @@ impl Taking {
 
     /// What a connection of this client is dealt by; `None`: by nothing of its own, so that
     /// where it would go cannot be told.
+    ///
+    /// Names and destinations are not kept of a connection that has its backend.
     pub fn key(&self, client: &Address) -> Option<u64> {
-        match (self.settings.balance, client) {
-            (Balance::ConsistentHash, Address::Ip(_)) => {
-                Some(Client::at(client).hash(self.settings.hash.key))
+        let key = self.settings.hash.key;
+        match (self.settings.balance, key, client) {
+            (Balance::ConsistentHash, HashKey::Sni | HashKey::DestinationIpPort, _) => None,
+            (Balance::ConsistentHash, _, Address::Ip(_)) => {
+                Some(Keys::from(Client::at(client)).hash(key))
             }
-            (Balance::ConsistentHash, Address::Unix(_)) => None,
+            (Balance::ConsistentHash, _, Address::Unix(_)) => None,
             _ => Some(0),
         }
     }

@@ -371,11 +371,11 @@ fn bind_listeners(
     inherited: &mut Inherited,
 ) -> Result<Vec<Listening>, ListenError> {
     let mut bind = |settings: &Arc<config::Listener>| {
-        let mut pools = pools.iter();
-        let pool = pools.find(|pool| Some(&pool.name) == settings.pool.as_ref());
+        let mut all = pools.iter();
+        let pool = all.find(|pool| Some(&pool.name) == settings.pool.as_ref());
         let options = options(settings, pool.map(|pool| pool.settings()).as_deref());
         let settings = Arc::clone(settings);
-        let listener = Arc::new(Listener::new(settings, pool.cloned(), cores));
+        let listener = Arc::new(Listener::new(settings, pools, cores));
         let mut doors = Vec::new();
         for address in &listener.settings.bind {
             let own = Arc::clone(&listener);

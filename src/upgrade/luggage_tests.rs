@@ -23,6 +23,7 @@ fn passport(id: u64) -> Passport {
     Passport {
         id,
         listener: "web".into(),
+        route: Some("2".into()),
         client: "10.0.0.1:1000".parse().expect("an address"),
         pool: "web".into(),
         backend: "b1".into(),

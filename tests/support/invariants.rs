@@ -45,9 +45,7 @@ pub fn check(isobar: &Isobar, baseline: Baseline, clients: Option<&Tally>) {
     if isobar.has_admin() {
         settle("gauges back at zero", || gauges(isobar));
         let departed = isobar.has_departed();
-        settle("counts that add up", || {
-            sums(&isobar.stats(), departed, isobar.unrouted())
-        });
+        settle("counts that add up", || sums(&isobar.stats(), departed));
         settle("no fault of isobar but injected ones", || faults(isobar));
         settle("bytes as the peers counted", || match departed {
             true => Ok(()),
@@ -152,8 +150,8 @@ fn faults(isobar: &Isobar) -> Result<(), String> {
 }
 
 /// Every accepted socket is accounted for once, at its listener and in a pool. Where one of
-/// them has `departed` the others do not add up; `unrouted` ended before they came to a pool.
-fn sums(stats: &Value, departed: bool, unrouted: u64) -> Result<(), String> {
+/// them has `departed` the others do not add up.
+fn sums(stats: &Value, departed: bool) -> Result<(), String> {
     for listener in values(&stats["listeners"]) {
         let ended = total(&listener["ended"]) + total(&listener["rejected"]);
         let active = number(&listener["connections"]["active"]);
@@ -163,19 +161,13 @@ fn sums(stats: &Value, departed: bool, unrouted: u64) -> Result<(), String> {
             ));
         }
     }
-    let mut left = 0;
     for reason in reasons(stats).into_iter().filter(|_| !departed) {
         let at = |tables: &str| total_of(&reason, &stats[tables]);
-        match at("listeners").checked_sub(at("pools")) {
-            Some(0) => {}
-            Some(more) if unrouted > 0 => left += more,
-            _ => return Err(format!("{reason} differs between listeners and pools")),
+        if at("listeners") != at("pools") {
+            return Err(format!("{reason} differs between listeners and pools"));
         }
     }
-    match departed || left == unrouted {
-        true => Ok(()),
-        false => Err(format!("{left} came to no pool instead of {unrouted}")),
-    }
+    Ok(())
 }
 
 fn bytes(stats: &Value, clients: Option<&Tally>, removals_expected: bool) -> Result<(), String> {

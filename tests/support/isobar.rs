@@ -302,7 +302,6 @@ pub struct Isobar {
     /// It was told to remove a listener or a pool.
     departed: AtomicBool,
     panics_expected: u64,
-    unrouted: AtomicU64,
     dir: TempDir,
 }
 
@@ -342,7 +341,6 @@ impl Isobar {
             removed: AtomicBool::new(false),
             departed: AtomicBool::new(false),
             panics_expected: 0,
-            unrouted: AtomicU64::new(0),
             dir: launch.dir,
         }
     }
@@ -422,16 +420,6 @@ impl Isobar {
     /// Faults of isobar that were injected.
     pub fn panics_expected(&self) -> u64 {
         self.panics_expected
-    }
-
-    /// So many connections end before they come to a pool, and are counted at the listener alone.
-    pub fn expect_unrouted(&self, n: u64) {
-        self.unrouted.store(n, Ordering::Relaxed);
-    }
-
-    /// Connections that ended before they came to a pool.
-    pub fn unrouted(&self) -> u64 {
-        self.unrouted.load(Ordering::Relaxed)
     }
 
     /// Lets the invariants pass over byte counts: for cases whose backends see other bytes than

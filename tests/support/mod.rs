@@ -10,7 +10,8 @@
 //! | `paths.rs` | one case on every engine and address family at once |
 //! | `process.rs` | descriptors, sockets, processor time and memory, from /proc |
 //! | `browser.rs` | Chromium, and what is on its screen |
-//! | `programs.rs`, `nginx.rs`, `haproxy.rs` | real programs as backends and clients |
+//! | `hello.rs` | what TLS clients begin with |
+//! | `programs.rs`, `nginx.rs`, `haproxy.rs`, `tls.rs` | real programs as backends and clients |
 //! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
 //! | `manager.rs` | a service manager, as far as it hears |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
@@ -32,6 +33,7 @@ pub mod crowd;
 mod deadline;
 mod family;
 pub mod haproxy;
+pub mod hello;
 mod http;
 mod invariants;
 mod isobar;
@@ -45,6 +47,7 @@ pub mod programs;
 pub mod restartable;
 mod stream;
 mod tally;
+pub mod tls;
 
 pub use backend::{Backend, Blackhole};
 pub use config::web;

@@ -5,15 +5,21 @@ use std::path::PathBuf;
 
 use super::Whom;
 use crate::admin::error::Refusal;
+use crate::balance::consistent_hash;
 use crate::conn::visitor::Visitor;
+use crate::hello::{Hello, host_name};
 use crate::net::Address;
+use crate::pool::explain::Asked;
 
 /// Who comes through which listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::admin) struct Query {
     pub(super) listener: String,
     pub(super) whom: Whom,
+    /// In lower case and without a final dot.
     pub(super) sni: Option<String>,
+    /// Protocols that it offers.
+    pub(super) alpn: Vec<String>,
 }
 
 impl Query {
@@ -22,16 +28,17 @@ impl Query {
     /// # Errors
     /// 400 for a parameter that is unknown, missing, given twice, or has a value that cannot be.
     pub(in crate::admin) fn parse(pairs: Vec<(String, String)>) -> Result<Self, Refusal> {
-        let [mut listener, mut client, mut port, mut sni] = [const { None }; 4];
+        let [mut listener, mut client, mut port, mut sni, mut alpn] = [const { None }; 5];
         for (name, value) in pairs {
             let place = match &*name {
                 "listener" => &mut listener,
                 "client" => &mut client,
                 "port" => &mut port,
                 "sni" => &mut sni,
+                "alpn" => &mut alpn,
                 _ => {
                     return Err(refused(format!(
-                        "unknown parameter {name:?}; there are listener, client, port, sni"
+                        "unknown parameter {name:?}; there are listener, client, port, sni, alpn"
                     )));
                 }
             };
@@ -42,7 +49,8 @@ impl Query {
         Ok(Self {
             listener: listener.ok_or_else(|| refused("listener is missing".to_owned()))?,
             whom: whom(client.as_deref(), port.as_deref()).map_err(refused)?,
-            sni,
+            sni: sni.map(|name| self::sni(&name)).transpose()?,
+            alpn: protocols(alpn.as_deref().unwrap_or_default())?,
         })
     }
 }
@@ -50,11 +58,52 @@ impl Query {
 impl Query {
     /// The client that is asked about, as one that has come.
     pub(super) fn visitor(&self) -> Visitor {
-        Visitor::at(match self.whom {
+        let address = match self.whom {
             Whom::Ip(ip, port) => Address::Ip(SocketAddr::new(ip, port.unwrap_or(0))),
             Whom::Unix => Address::Unix(PathBuf::new()),
-        })
+        };
+        let hello = Hello {
+            sni: self.sni.as_deref().map(Into::into),
+            alpn: self.alpn.iter().map(|p| p.as_bytes().into()).collect(),
+            early_data: false,
+        };
+        Visitor {
+            hello: Some(Box::new(hello)),
+            ..Visitor::at(address)
+        }
     }
+
+    /// The same, as a pool looks at it.
+    pub(super) fn asked(&self, destination: Option<SocketAddr>) -> Asked {
+        Asked {
+            whom: self.whom,
+            sni: self.sni.as_deref().map(consistent_hash::key_sni),
+            destination,
+        }
+    }
+}
+
+/// The name as it would be read out of a ClientHello.
+fn sni(name: &str) -> Result<String, Refusal> {
+    match host_name(name.as_bytes()) {
+        Ok(Some(name)) => Ok(name),
+        Ok(None) => Err(refused(
+            "sni: an IP address is never asked for by name".to_owned(),
+        )),
+        Err(error) => Err(refused(format!("sni: {error}"))),
+    }
+}
+
+/// A list with commas between.
+fn protocols(list: &str) -> Result<Vec<String>, Refusal> {
+    let names = list.split(',').filter(|_| !list.is_empty());
+    let name = |name: &str| match (1..=255).contains(&name.len()) {
+        true => Ok(name.to_owned()),
+        false => Err(refused(
+            "alpn: expected names of protocols, with commas between".to_owned(),
+        )),
+    };
+    names.map(name).collect()
 }
 
 fn refused(why: String) -> Refusal {
@@ -104,8 +153,9 @@ mod tests {
                 ("web", whom, None)
             );
         }
-        let query = query("sni=a.example&listener=l&client=::1").expect("a query");
+        let query = query("sni=A.example.&alpn=h2,x&listener=l&client=::1").expect("a query");
         assert_eq!(query.sni.as_deref(), Some("a.example"));
+        assert_eq!(query.alpn, ["h2", "x"]);
     }
 
     #[test]
@@ -140,8 +190,16 @@ mod tests {
                 "client is given twice",
             ),
             (
+                "listener=web&client=::1&sni=10.0.0.1",
+                "sni: an IP address is never asked for by name",
+            ),
+            (
+                "listener=web&client=::1&alpn=h2,",
+                "alpn: expected names of protocols, with commas between",
+            ),
+            (
                 "listener=web&pool=web",
-                "unknown parameter \"pool\"; there are listener, client, port, sni",
+                "unknown parameter \"pool\"; there are listener, client, port, sni, alpn",
             ),
         ] {
             assert_eq!(query(text), Err(reason.to_owned()), "{text}");

@@ -32,6 +32,7 @@ pub(super) fn verdict(found: &BackendStep) -> &'static str {
         Verdict::Obstacle(Obstacle::Connecting) => "connecting",
         Verdict::Obstacle(Obstacle::Resting) => "resting",
         Verdict::Obstacle(Obstacle::Tried) => "tried",
+        Verdict::Obstacle(Obstacle::Load) => "overloaded",
         Verdict::Out if found.view.state != State::Up => "state",
         Verdict::Out if found.view.settings.weight == 0 => "weight",
         Verdict::Out => "not_asked",
@@ -104,7 +105,17 @@ fn kept(found: &BackendStep, step: &PoolStep) -> String {
             "failed the last connect: those who are held try it again at the next tick".to_owned()
         }
         Some(Obstacle::Tried) => "tried already".to_owned(),
+        Some(Obstacle::Load) => overloaded(found.score),
         None => String::new(),
+    }
+}
+
+fn overloaded(score: Option<Score>) -> String {
+    match score {
+        Some(Score::Hash {
+            most: Some(most), ..
+        }) => format!("overloaded: max_load lets it have {most} connections now"),
+        _ => "overloaded: as many connections as max_load lets it have now".to_owned(),
     }
 }
 
@@ -131,6 +142,14 @@ pub(super) fn assumed(explanation: &Explanation) -> Option<String> {
         HashKey::ClientIpPort => {
             "the hash key is client-ip-port, and each port has another: any port is assumed, \
              give one to be told its backend"
+        }
+        HashKey::Sni => {
+            "the hash key is sni: a Unix client that sends none has no address to hash either and \
+             is given a key by chance"
+        }
+        HashKey::DestinationIpPort => {
+            "the hash key is destination-ip-port, and there is not just one address to connect \
+             to: any is assumed"
         }
     };
     Some(why.to_owned())

@@ -11,6 +11,10 @@ pub(super) struct Answer {
     #[serde(default)]
     pub(super) admission: Admission,
     #[serde(default)]
+    pub(super) routes: Vec<Route>,
+    #[serde(default)]
+    pub(super) route: Option<String>,
+    #[serde(default)]
     pub(super) pool: Option<String>,
     #[serde(default)]
     pub(super) pools: Vec<Pool>,
@@ -39,6 +43,24 @@ pub(super) struct Listener {
 pub(super) struct Admission {
     pub(super) reason: Option<String>,
     pub(super) why: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Route {
+    pub(super) route: String,
+    pub(super) pool: String,
+    pub(super) verdict: String,
+    pub(super) conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Condition {
+    pub(super) condition: String,
+    pub(super) wanted: Vec<String>,
+    pub(super) has: Vec<String>,
+    pub(super) holds: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,6 +114,7 @@ pub(super) struct Score {
     pub(super) due: Option<f64>,
     pub(super) latency_seconds: Option<f64>,
     pub(super) sampled: Option<bool>,
+    pub(super) most: Option<u64>,
 }
 
 /// What comes of the connection.

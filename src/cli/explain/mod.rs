@@ -18,7 +18,7 @@ use super::table::{Cell, Column, Table, Tone};
 use super::words::{latency, number, since, span};
 use super::{Failure, Outcome};
 use crate::terminal::replaced;
-use answer::{Answer, Backend, Ending, Pool};
+use answer::{Answer, Backend, Ending, Pool, Route};
 
 /// Who comes through which listener, and which balancer is asked.
 #[derive(Debug, Args)]
@@ -35,6 +35,9 @@ pub(super) struct ExplainArgs {
     /// The name that the client asks for in its ClientHello
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
+    /// A protocol that the client offers in its ClientHello; several with commas between
+    #[arg(long, value_name = "PROTOCOL", value_delimiter = ',')]
+    alpn: Vec<String>,
     /// Print JSON, as GET /explain answers
     #[arg(long)]
     json: bool,
@@ -75,6 +78,9 @@ impl ExplainArgs {
         if let Some(sni) = &self.sni {
             path += &format!("&sni={}", segment(sni));
         }
+        if !self.alpn.is_empty() {
+            path += &format!("&alpn={}", segment(&self.alpn.join(",")));
+        }
         path
     }
 }
@@ -101,6 +107,10 @@ fn story(answer: &Answer, now: Timestamp, colours: bool) -> String {
     for rule in &answer.admission.why {
         text += &format!("  {}\n", replaced(rule));
     }
+    if !answer.routes.is_empty() {
+        text += "\n";
+        text += &routes(answer).render(colours);
+    }
     for pool in &answer.pools {
         text += &format!("\n{}\n  {}\n", head(pool), replaced(&pool.rule));
         text += &backends(pool, now).render(colours);
@@ -120,15 +130,65 @@ fn who(answer: &Answer) -> String {
     let port = client
         .port
         .map_or(String::new(), |port| format!(" port {port}"));
-    let to = match (&answer.admission.reason, &answer.pool) {
-        (Some(_), _) => "not let in".to_owned(),
-        (None, Some(pool)) => format!("no routes, pool {pool}"),
-        (None, None) => "no routes and no pool".to_owned(),
+    let to = match (&answer.route, &answer.pool, answer.routes.len()) {
+        _ if answer.admission.reason.is_some() => "not let in".to_owned(),
+        (Some(route), Some(pool), _) => format!("route {route}, pool {pool}"),
+        (_, Some(pool), 0) => format!("no routes, pool {pool}"),
+        (_, None, 0) => "no routes and no pool".to_owned(),
+        (_, Some(pool), _) => format!("no route takes it, pool {pool}"),
+        (_, None, _) => "no route takes it, and there is no pool".to_owned(),
     };
     let (address, listener) = (&client.address, &answer.listener.listener);
     replaced(&format!(
         "client {address}{port}, listener {listener}: {to}"
     ))
+}
+
+/// Each route with its conditions, and the first of them that does not hold.
+fn routes(answer: &Answer) -> Table<4> {
+    let mut table = Table::new([
+        Column::Left("  ROUTE"),
+        Column::Left("POOL"),
+        Column::Left("CONDITIONS"),
+        Column::Left("WHY"),
+    ]);
+    for route in &answer.routes {
+        table.row([
+            format!("  {}", route.route).into(),
+            route.pool.clone().into(),
+            conditions(route).into(),
+            why_route(route),
+        ]);
+    }
+    table
+}
+
+fn conditions(route: &Route) -> String {
+    let conditions = route.conditions.iter();
+    let all: Vec<_> = conditions
+        .map(|c| format!("{} {}", c.condition, c.wanted.join("|")))
+        .collect();
+    match all.is_empty() {
+        true => "none".to_owned(),
+        false => all.join(", "),
+    }
+}
+
+fn why_route(route: &Route) -> Cell {
+    let failed = route.conditions.iter().find(|condition| !condition.holds);
+    match (&*route.verdict, failed) {
+        ("chosen", _) => Cell::new("chosen: the first that matches", Tone::Good),
+        ("not_reached", _) => Cell::new("not reached", Tone::Plain),
+        (_, Some(condition)) => {
+            let has = match condition.has.is_empty() {
+                true => "none".to_owned(),
+                false => condition.has.join(", "),
+            };
+            let why = format!("no match: {} is {has}", condition.condition);
+            Cell::new(why, Tone::Plain)
+        }
+        (verdict, None) => Cell::new(verdict, Tone::Plain),
+    }
 }
 
 fn head(pool: &Pool) -> String {
@@ -210,7 +270,10 @@ fn compared(backend: &Backend, pool: &Pool) -> String {
             let due = due.unwrap_or_default();
             format!("{active} active / weight {weight} = {value}{due}")
         }
-        "consistent-hash" => format!("score {value}, weight {weight}"),
+        "consistent-hash" => match score.most {
+            Some(most) => format!("score {value}, weight {weight}, {active} active of {most}"),
+            None => format!("score {value}, weight {weight}"),
+        },
         "least-latency" => {
             let own = match (score.latency_seconds, score.sampled) {
                 (None, _) => "no sample".to_owned(),

@@ -39,6 +39,7 @@ impl Both<'_> {
             || fields::listener(&fields::plain_listener()),
             (old.map(path).as_deref(), new.map(path).as_deref()),
         );
+        fields.extend(self.routes(old.map(|l| &**l), new.map(|l| &**l)));
         let (opened, taken) = new_addresses(old, new, before);
         let (closed, _) = new_addresses(new, old, after);
         if !keeps_a_socket(old, new) {

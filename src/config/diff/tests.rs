@@ -6,7 +6,7 @@ use toml::Table;
 use super::super::hidden::Hidden;
 use super::super::tests::properties::config;
 use super::super::texts::is_name;
-use super::super::{Config, parse};
+use super::super::{Config, Route, parse};
 use super::*;
 
 fn loaded(text: &str) -> Loaded {
@@ -211,6 +211,65 @@ fn the_order_of_backends_is_a_change_where_it_matters() {
     assert_eq!(told(&first[0].fields), [expected]);
 }
 
+const ROUTES: &str = r#"
+[listener.web]
+bind = "127.0.0.1:80"
+pool = "web"
+[[listener.web.route]]
+sni = ["a.example.com"]
+pool = "a"
+[[listener.web.route]]
+client = ["10.0.0.0/8"]
+pool = "b"
+[pool.web]
+[pool.a]
+[pool.b]
+"#;
+
+/// Their order counts; those at the front and at the end that are the same are left out.
+#[test]
+fn routes_are_compared_by_their_places() {
+    let differ = |new: &str| match &*diff(ROUTES, new).listeners {
+        [] => Vec::new(),
+        [one] => told(&one.fields),
+        more => panic!("{more:?}"),
+    };
+    let (first, second) = ROUTES
+        .split_once("[[listener.web.route]]\nclient")
+        .expect("two routes");
+    let second = format!("[[listener.web.route]]\nclient{second}");
+    let one = "route.1: - -> { sni = [\"c\"], alpn = [\"h2\"], pool = \"b\" }";
+    let more = "[[listener.web.route]]\nsni = [\"C.\"]\nalpn = [\"h2\"]\npool = \"b\"\n";
+    let front = first.replace(
+        "[[listener.web.route]]",
+        &format!("{more}[[listener.web.route]]"),
+    );
+    assert_eq!(differ(&format!("{front}{second}")), [one]);
+    let between = format!("{first}{more}{second}");
+    assert_eq!(differ(&between), [one.replace("route.1", "route.2")]);
+    let written_otherwise = ROUTES
+        .replace("a.example.com", "A.Example.COM.")
+        .replace("10.0", "10.9");
+    assert_eq!(differ(&written_otherwise), Vec::<String>::new());
+    let changed = ROUTES.replace("pool = \"b\"", "pool = \"a\"");
+    assert_eq!(
+        differ(&changed),
+        [
+            "route.2: { client = [\"10.0.0.0/8\"], pool = \"b\" } -> { client = [\"10.0.0.0/8\"], pool = \"a\" }"
+        ]
+    );
+    let without = first.replace(
+        "[[listener.web.route]]\nsni = [\"a.example.com\"]\npool = \"a\"\n",
+        "",
+    );
+    assert_eq!(
+        differ(&format!("{without}{second}")),
+        ["route.1: { sni = [\"a.example.com\"], pool = \"a\" } -> -"]
+    );
+    let hidden = ROUTES.replace("a.example.com", "${NAME}");
+    assert_eq!(differ(&hidden), ["route.1: \"…\" -> \"…\""]);
+}
+
 #[test]
 fn values_read_back_as_the_file_has_them() {
     let written = Change::written(&Value::String("a$b\"\u{7f}".into()));
@@ -247,6 +306,14 @@ fn mixed(a: &Config, b: &Config, mut from: impl FnMut() -> bool) -> Config {
             both.0.bind = both.1.bind.clone();
         }
         if from() {
+            let routes = both.1.routes.iter();
+            let there = |route: &&Route| a.pools.iter().any(|pool| pool.name == route.pool);
+            both.0.routes = routes.filter(there).cloned().collect();
+        }
+        if from() {
+            both.0.routes.reverse();
+        }
+        if from() {
             (both.0.backlog, both.0.ipv6_only) = (both.1.backlog, both.1.ipv6_only);
         }
     }
@@ -278,7 +345,15 @@ fn mixed(a: &Config, b: &Config, mut from: impl FnMut() -> bool) -> Config {
         mixed.pools.truncate(1);
         let one = mixed.pools.first().map(|pool| Arc::clone(&pool.name));
         for listener in &mut mixed.listeners {
-            Arc::make_mut(listener).pool = one.clone();
+            let listener = Arc::make_mut(listener);
+            listener.pool = one.clone();
+            match &one {
+                Some(one) => listener
+                    .routes
+                    .iter_mut()
+                    .for_each(|r| r.pool = Arc::clone(one)),
+                None => listener.routes.clear(),
+            }
         }
         for pool in &mut mixed.pools {
             Arc::make_mut(pool).fallback = None;
@@ -326,10 +401,34 @@ fn table(fields: Vec<Field>) -> Table {
 
 fn change(table: &mut Table, changes: &[Change]) {
     for Change { key, new, .. } in changes {
-        let order_alone = key == "backends";
+        let order_alone = key == "backends" || key.starts_with("route.");
         if let Some(new) = new.clone().filter(|_| !order_alone) {
             set(table, key, new);
         }
+    }
+}
+
+/// Applies the changes of routes: `route.N`, from 1.
+fn reroute(table: &mut Table, changes: &[Change]) {
+    let routes = table
+        .entry("route")
+        .or_insert_with(|| Value::Array(Vec::new()));
+    let routes = routes.as_array_mut().expect("a list");
+    let mut gone = Vec::new();
+    for Change { key, old, new, .. } in changes {
+        let Some(number) = key.strip_prefix("route.") else {
+            continue;
+        };
+        let index = number.parse::<usize>().expect("a number") - 1;
+        match (old, new) {
+            (Some(_), Some(new)) => routes[index] = new.clone(),
+            (None, Some(new)) => routes.insert(index, new.clone()),
+            (Some(_), None) => gone.push(index),
+            (None, None) => panic!("nothing changes"),
+        }
+    }
+    for index in gone.into_iter().rev() {
+        routes.remove(index);
     }
 }
 
@@ -344,7 +443,10 @@ impl Tree {
             tree.settings.insert(name.into(), table(fields));
         }
         for listener in &config.listeners {
-            let fields = table(fields::listener(listener));
+            let mut fields = table(fields::listener(listener));
+            let routes = listener.routes.iter();
+            let routes = routes.map(|route| table(fields::route(route)).into());
+            fields.insert("route".into(), Value::Array(routes.collect()));
             tree.listeners.insert(listener.name.to_string(), fields);
         }
         for pool in &config.pools {
@@ -369,6 +471,7 @@ impl Tree {
             let mut table = old
                 .and_then(|old| self.listeners.remove(&old))
                 .unwrap_or_default();
+            reroute(&mut table, &listener.fields);
             change(&mut table, &listener.fields);
             listeners.extend(
                 listener

@@ -172,7 +172,8 @@ fn every_key_is_shown_where_it_has_an_effect() {
     let pool = |kind: &str| format!("balance = \"{kind}\"\n");
     let text = |balance: &str, kind: &str| {
         let bind = "[listener.u]\nbind = \"unix:/a\"\npool = \"p\"\n\
-                    proxy_protocol = \"optional\"\ntrusted_proxies = [\"unix\"]\n[runtime]\nwatch = true\n";
+                    proxy_protocol = \"optional\"\ntrusted_proxies = [\"unix\"]\n\
+                    route = [{ sni = [\"a\"], pool = \"p\" }]\n[runtime]\nwatch = true\n";
         with_pool(&format!(
             "{}health = {{ kind = \"{kind}\", tls = true }}\n\
              on_backend_down = {{ after = \"1s\", rate = \"1/s\" }}\n{bind}",
@@ -186,7 +187,7 @@ fn every_key_is_shown_where_it_has_an_effect() {
         .filter(|table| table.header != "defaults")
     {
         for key in table.keys {
-            let hidden = matches!(key.kind, Kind::Later | Kind::Table(_));
+            let hidden = matches!(key.kind, Kind::Later | Kind::Table(_) | Kind::Tables(_));
             let written = shown.contains(&format!("{} = ", key.name));
             let name = key.name == "name" || hidden;
             assert!(

@@ -111,6 +111,8 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
     let bind = (address(first), option::of(address(first + 1)));
     let pool = option::of(0..pools.max(1)).prop_map(move |pool| pool.filter(|_| pools > 0));
     let backlog = 1..=i32::MAX as u32;
+    let most = if pools > 0 { 2 } else { 0 };
+    let routes = vec(route(pools), 0..=most);
     let rest = (
         any::<bool>(),
         0..=0o777u32,
@@ -120,11 +122,12 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
         proxies(),
         timeout(),
     );
-    (bind, rest, admission()).prop_map(
+    (bind, rest, admission(), routes).prop_map(
         move |(
             bind,
             (ipv6_only, unix_mode, pool, backlog, max_connections, proxies, preread_timeout),
             admission,
+            routes,
         )| Listener {
             name: format!("l.{index}").into(),
             bind: std::iter::once(bind.0).chain(bind.1).collect(),
@@ -141,6 +144,7 @@ fn listener(index: usize, pools: usize) -> impl Strategy<Value = Listener> {
             proxy_protocol: proxies.0,
             trusted_proxies: proxies.1,
             preread_timeout,
+            routes,
         },
     )
 }
@@ -183,6 +187,20 @@ fn proxies() -> impl Strategy<Value = (ProxyProtocol, Vec<Source>)> {
     (choice::<ProxyProtocol>(), sources).prop_map(|(mode, sources)| match sources.is_empty() {
         true => (ProxyProtocol::Off, sources),
         false => (mode, sources),
+    })
+}
+
+fn route(pools: usize) -> impl Strategy<Value = Route> {
+    let names = ["*", "a.example.com", "*.b", "_x.c"]
+        .map(|text| NamePattern::parse(text).expect("a pattern"));
+    let sni = vec(select(names.to_vec()), 0..3);
+    let alpn = vec("[a-z0-9/. $\"\u{e9}]{1,9}", 0..3);
+    let client = vec(cidr(), 0..3);
+    (sni, alpn, client, 0..pools.max(1)).prop_map(|(sni, alpn, client, pool)| Route {
+        sni,
+        alpn,
+        client,
+        pool: pool_name(pool),
     })
 }
 
@@ -295,8 +313,13 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
         (interval(), timeout(), on_backend_down(), sources()),
     );
     let kernel = (duration(0, 1000), duration(1000, 32_767_000));
+    let max_load = prop_oneof![
+        Just(0.0),
+        (1_000_000..=1_000_000_000u32).prop_map(|millionths| f64::from(millionths) / 1e6)
+    ];
+    let kernel = (kernel, max_load);
     (backends(), health(), fallback, words, counts, times, kernel).prop_map(
-        move |(backends, health, fallback, words, counts, times, kernel)| Pool {
+        move |(backends, health, fallback, words, counts, times, (kernel, max_load))| Pool {
             name: pool_name(index),
             balance: words.0,
             backends,
@@ -316,7 +339,10 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             on_backend_down: times.6.2,
             drain_timeout: times.5,
             relay: words.2,
-            hash: Hash { key: words.3 },
+            hash: Hash {
+                key: words.3,
+                max_load,
+            },
             latency: Latency {
                 of: words.4,
                 decay: times.3,

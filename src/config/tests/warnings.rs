@@ -182,12 +182,12 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
             "9:19: `trusted_proxies` has no effect with proxy_protocol = \"off\"",
         ),
         (
-            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\npreread_timeout = \"1s\"",
-            "9:19: `preread_timeout` has no effect with proxy_protocol = \"off\"",
+            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\nproxy_protocol = \"optional\"\ntrusted_proxies = [\"::1\", \"10.1.0.0/8\"]",
+            "10:27: bits behind the prefix are ignored: this is 10.0.0.0/8",
         ),
         (
-            "[listener.m]\nbind = \"127.0.0.1:2\"\npool = \"p\"\nproxy_protocol = \"optional\"\ntrusted_proxies = [\"::1\", \"10.1.0.0/8\"]",
-            "10:27: the bits behind the prefix are ignored: it is 10.0.0.0/8",
+            "balance = \"random-two\"\nhash.max_load = 1.25",
+            "7:17: `max_load` has no effect without balance = \"consistent-hash\"",
         ),
         (
             "[log]\naccess = false\naccess_sample = 0.5",
@@ -207,6 +207,108 @@ fn clients_of_unix_sockets_can_be_hashed_where_they_send_proxy_headers() {
          [pool.q]\nbackends = [\"1.1.1.1:1\"]\nbalance = \"consistent-hash\"\n",
     );
     assert_eq!(warnings(&text), Vec::<String>::new());
+}
+
+/// A listener `m` with these lines behind its address, and a pool `q`.
+fn routed(lines: &str) -> String {
+    with_pool(&format!(
+        "[pool.q]\nbackends = [\"1.1.1.1:1\"]\n[listener.m]\nbind = \"127.0.0.1:2\"\n{lines}"
+    ))
+}
+
+fn route(keys: &str) -> String {
+    format!("[[listener.m.route]]\n{keys}\npool = \"q\"\n")
+}
+
+#[test]
+fn a_route_that_can_never_match_is_a_warning() {
+    let narrow = route("sni = [\"a.b\"]\nclient = [\"10.1.0.0/16\"]");
+    let taken = "this route can never match: the one in line 10 takes all that it could";
+    let together = "this route can never match: those before it take all that it could";
+    for (before, line, expected) in [
+        (route("sni = [\"*.b\"]"), 13, taken),
+        (route("client = [\"10.0.0.0/8\"]"), 13, taken),
+        (route(""), 13, taken),
+        (route("sni = [\"*\"]\nclient = [\"0.0.0.0/0\"]"), 14, taken),
+    ] {
+        let text = routed(&format!("{before}{narrow}"));
+        assert_eq!(
+            warnings(&text),
+            [format!("{line}:1: {expected}")],
+            "{before}"
+        );
+    }
+    let both = route("sni = [\"a\", \"*.b\"]\nalpn = [\"x\", \"y\"]");
+    let halves = [
+        route("sni = [\"a\"]"),
+        route("sni = [\"c.b\", \"*.b\"]\nalpn = [\"x\"]"),
+        route("alpn = [\"y\"]"),
+    ];
+    let text = routed(&format!("{}{both}", halves.concat()));
+    assert_eq!(warnings(&text), [format!("20:1: {together}")]);
+    for before in [
+        &halves[..2],
+        &halves[1..],
+        &[route("sni = [\"a.b\"]\nalpn = [\"z\"]")],
+    ] {
+        let text = routed(&format!("{}{narrow}", before.concat()));
+        assert!(warnings(&text).is_empty() || before.len() > 1, "{text}");
+    }
+    for harmless in [
+        route("sni = [\"a.b\"]\nclient = [\"10.1.2.0/24\"]") + &narrow,
+        route("sni = [\"b\"]") + &narrow,
+        route("alpn = [\"h2\"]") + &narrow,
+        route("client = [\"::/0\"]") + &narrow,
+        narrow.clone() + &route("sni = [\"*.b\"]"),
+    ] {
+        assert_eq!(
+            warnings(&routed(&harmless)),
+            Vec::<String>::new(),
+            "{harmless}"
+        );
+    }
+}
+
+#[test]
+fn what_has_no_effect_beside_routes_is_a_warning_at_its_place() {
+    let open = route("");
+    for (lines, expected) in [
+        (
+            format!("pool = \"p\"\n{open}"),
+            "10:8: `pool` has no effect: the route in line 11 takes every connection",
+        ),
+        (
+            format!("preread_timeout = \"1s\"\n{open}"),
+            "10:19: `preread_timeout` has no effect: nothing is read before a connection is routed, as no PROXY header is looked for, and no route and no hash key needs a ClientHello",
+        ),
+        (
+            route("client = [\"10.1.0.0/8\"]"),
+            "11:11: bits behind the prefix are ignored: this is 10.0.0.0/8",
+        ),
+        (
+            route("client = [\"10.0.0.0/8\"]").replace(
+                "[[listener.m",
+                "[listener.u]\nbind = \"unix:/u\"\npool = \"q\"\n[[listener.u",
+            ),
+            "13:1: this route can never match: clients of a Unix socket are in no network",
+        ),
+    ] {
+        let text = routed(&lines);
+        let told = warnings(&text);
+        assert!(
+            told.iter().any(|warning| warning == expected),
+            "{text}\n{told:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pool_of_a_route_is_in_use_and_reads_for_its_hash() {
+    let hashed = "preread_timeout = \"1s\"\npool = \"p\"\n[[listener.m.route]]\npool = \"h\"\nclient = [\"10.0.0.0/8\"]\n\
+                  [pool.h]\nbackends = [\"1.1.1.1:2\"]\nfallback = \"q\"\n";
+    let by_name = hashed.to_owned() + "balance = \"consistent-hash\"\nhash.key = \"sni\"\n";
+    assert_eq!(warnings(&routed(&by_name)), Vec::<String>::new());
+    assert_eq!(warnings(&routed(hashed)).len(), 1);
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl<'c> Wanted<'c> {
 
     /// Of the clients of one pool that come to it first, not as to a fallback.
     pub(super) fn of_pool(config: &'c Config, pool: &str) -> Option<Self> {
-        let leads_there = |listener: &&'c Listener| listener.pool.as_deref() == Some(pool);
+        let leads_there = |listener: &&'c Listener| listener.leads_to().any(|name| **name == *pool);
         let all = config.listeners.iter().map(|listener| &**listener);
         let listeners: Vec<_> = all.filter(leads_there).collect();
         if listeners.is_empty() {

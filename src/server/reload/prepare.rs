@@ -109,13 +109,12 @@ impl Reloader {
         seat: &Seat,
         prepared: &mut Prepared,
     ) -> Result<Furnished, ListenError> {
-        let pool = prepared.pool(seat.settings.pool.as_deref());
         let cores = self.running.process.cores();
         let new = match &seat.old {
             Some(_) => None,
             None => Some(Arc::new(Listener::new(
                 Arc::clone(&seat.settings),
-                pool,
+                &prepared.pools,
                 cores,
             ))),
         };
@@ -138,13 +137,5 @@ impl Reloader {
             });
         }
         Ok(Furnished { new, doors })
-    }
-}
-
-impl Prepared {
-    /// The pool of that name.
-    pub(super) fn pool(&self, name: Option<&str>) -> Option<Arc<Pool>> {
-        let mut pools = self.pools.iter();
-        pools.find(|pool| Some(&*pool.name) == name).cloned()
     }
 }

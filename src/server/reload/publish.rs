@@ -96,10 +96,9 @@ impl Reloader {
         let seats = draft.listeners.iter().zip(furnished);
         seats
             .map(|(seat, Furnished { new, doors })| {
-                let pool = prepared.pool(seat.settings.pool.as_deref());
                 let old = seat.old.as_ref();
                 let before = old.and_then(|old| old.origin.way.load().admit.clone());
-                let listener = listener(seat, new, pool);
+                let listener = listener(seat, new, &prepared.pools);
                 if let Some(old) = old {
                     self.count_who_is_there(old, before.as_deref(), &listener);
                 }
@@ -218,11 +217,11 @@ fn say_ended(change: &Override, ended: Ended) {
 }
 
 /// The same one where nothing about it changes.
-fn listener(seat: &Seat, new: Option<Arc<Listener>>, pool: Option<Arc<Pool>>) -> Arc<Listener> {
+fn listener(seat: &Seat, new: Option<Arc<Listener>>, pools: &[Arc<Pool>]) -> Arc<Listener> {
     match (new, &seat.old) {
         (Some(new), _) => new,
         (None, Some(old)) => {
-            let way = Way::new(Arc::clone(&seat.settings), pool);
+            let way = Way::new(Arc::clone(&seat.settings), pools);
             match old.origin.way.load().is_same(&way) {
                 true => Arc::clone(old),
                 false => Arc::new(old.renewed(way)),
