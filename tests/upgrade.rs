@@ -612,3 +612,50 @@ fn listeners_come_and_go_with_the_file_of_the_new_process() {
     // What the old listener counted is gone with it, so that the counts do not add up.
     assert!(isobar.stop().success());
 }
+
+/// 1. Every time-out of a stop is short. Clients are idle for longer than all of them; others are
+///    held, and stay in the old process.
+/// 2. An upgrade is no stop: nobody ends, then or after as long a time again.
+#[test]
+fn an_upgrade_ends_nobody_however_long_they_were_idle_or_held() {
+    let time_out = Duration::from_millis(200);
+    let backends = [Backend::echo(Family::Ipv4), Backend::refusing("late")];
+    let pool = |name: &str, backend: &Backend| {
+        let text = web("drain_timeout = \"200ms\"", &[backend.entry()]);
+        text.replace("web", name)
+    };
+    let pools = [pool("web", &backends[0]), pool("other", &backends[1])].concat();
+    let isobar = Isobar::start(&format!("[runtime]\ndrain_timeout = \"200ms\"\n{pools}"));
+    let idle: Vec<_> = (0..20).map(|_| isobar.connect("web")).collect();
+    idle.iter().for_each(|client| client.write("a"));
+    idle.iter().for_each(|client| client.expect("a"));
+    let held: Vec<_> = (1..=5)
+        .map(|place| {
+            let client = isobar.connect("other");
+            isobar.wait_count("/pools/other/held", place);
+            client
+        })
+        .collect();
+    let idle_for = |time: Duration| {
+        let query = format!("/connections?pool=web&idle={}ms&limit=0", time.as_millis());
+        wait_until("they were idle for long enough", || {
+            isobar.get(&query).json()["total"] == 20
+        });
+    };
+    idle_for(3 * time_out);
+    let (answer, mut old) = isobar.upgrade_leaving_some();
+    assert_eq!(
+        (&answer["moved"], &answer["remaining"]),
+        (&20.into(), &5.into())
+    );
+    idle_for(6 * time_out);
+    assert_eq!(isobar.count("/connections/active"), 25);
+    backends[1].listen();
+    for client in &held {
+        assert_eq!(client.read_line(), "late");
+    }
+    assert!(old.wait().success());
+    idle.iter().for_each(|client| client.write("b"));
+    idle.iter().for_each(|client| client.expect("b"));
+    idle.iter().chain(&held).for_each(leave);
+}
