@@ -659,3 +659,58 @@ fn an_upgrade_ends_nobody_however_long_they_were_idle_or_held() {
     idle.iter().for_each(|client| client.expect("b"));
     idle.iter().chain(&held).for_each(leave);
 }
+
+/// 1. A client is held in the old process, others have moved. The old process is killed.
+/// 2. That client is lost, and counted so; all others go on, and so do upgrades.
+#[test]
+fn an_old_process_that_is_killed_takes_only_what_it_had_with_it() {
+    let backends = [Backend::echo(Family::Ipv4), Backend::refusing("late")];
+    let text = web("", &[backends[0].entry()]);
+    let other = web("", &[backends[1].entry()]).replace("web", "other");
+    let mut isobar = Isobar::start(&format!("{text}{other}"));
+    isobar.skip_byte_check();
+    let client = isobar.connect("web");
+    client.write("a");
+    client.expect("a");
+    let held = isobar.connect("other");
+    isobar.wait_count("/pools/other/held", 1);
+    let (_, old) = isobar.upgrade_leaving_some();
+    assert_eq!(isobar.count("/connections/active"), 2);
+    // Killed, and waited for.
+    drop(old);
+    held.end();
+    isobar.wait_ended("other", "killed", 1);
+    isobar.wait_count("/connections/active", 1);
+    wait_until("one generation was left", || {
+        isobar.stat("/generations").as_array().map(Vec::len) == Some(1)
+    });
+    client.write("b");
+    client.expect("b");
+    isobar.upgrade();
+    client.write("c");
+    client.expect("c");
+    leave(&client);
+}
+
+#[test]
+fn signals_that_come_at_once_are_one_upgrade() {
+    let backend = Backend::echo(Family::Ipv4);
+    let isobar = Isobar::start(&web("", &[backend.entry()]));
+    let client = isobar.connect("web");
+    client.write("a");
+    client.expect("a");
+    let own = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(own)).expect("a process may adopt");
+    (0..3).for_each(|_| isobar.signal(Signal::USR2));
+    let upgraded = |line: &support::Line| line.message() == "upgraded: another process serves now";
+    let line = isobar.log().wait("the upgrade", upgraded);
+    let pid = line.fields()["pid"].as_u64().expect("a process id");
+    let mut old = isobar.follow(u32::try_from(pid).expect("a process id"));
+    assert!(old.wait().success());
+    client.write("b");
+    client.expect("b");
+    assert_eq!(isobar.count("/pid"), pid);
+    let lines = isobar.log().lines();
+    assert_eq!(lines.iter().filter(|line| upgraded(line)).count(), 1);
+    leave(&client);
+}
