@@ -193,6 +193,27 @@ fn a_pool_that_holds_nothing_is_not_paused() {
     assert_eq!(isobar.visit("web"), "b1");
 }
 
+/// The recipe for connections that last: those who wait are not reset with those who idle.
+#[test]
+fn idle_connections_of_a_paused_pool_can_be_reset_without_those_who_wait() {
+    let backend = Backend::named("b1");
+    let isobar = started("", &backend);
+    let (idle, _) = isobar.stay("web");
+    pause(&isobar, "");
+    let waiting = queue_up(&isobar, 1);
+    wait_until("both were idle for a while", || {
+        let found = isobar.get("/connections?pool=web&idle=100ms&limit=0");
+        found.json()["total"] == 2
+    });
+    let filters = "/connections?pool=web&state=relaying&idle=100ms";
+    assert_eq!(isobar.tell("DELETE", filters, "")["closed"], 1);
+    idle.expect_reset();
+    isobar.wait_count("/pools/web/backends/b1/connections/active", 0);
+    resume(&isobar);
+    assert_eq!(waiting.read_line(), "b1");
+    leave(&waiting);
+}
+
 /// The recipe that fails no connection of any protocol: pause, wait until nothing is active,
 /// restart, resume.
 #[test]

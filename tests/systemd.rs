@@ -211,6 +211,58 @@ fn passed_sockets_are_served_with_who_waits_there_already_and_outlive_the_proces
     connect(&address);
 }
 
+/// 1. An upgrade: the manager hears which process has the service now.
+/// 2. Signs of life come from that one, and it says when it stops.
+#[test]
+fn the_manager_hears_which_process_has_the_service_after_an_upgrade() {
+    let backend = echo();
+    let launch = Launch::new(&web("", &[backend.entry()]));
+    let manager = Manager::in_dir(launch.dir());
+    let mut isobar = watched(launch, &manager);
+    manager.until("WATCHDOG=1");
+    let client = isobar.connect("web");
+    client.write("a");
+    client.expect("a");
+    let answer = isobar.upgrade();
+    manager.until(&format!("MAINPID={}", answer["pid"]));
+    // The old one is gone by now.
+    while manager.next_within(Duration::from_millis(1)).is_some() {}
+    for _ in 0..3 {
+        manager.until("WATCHDOG=1");
+    }
+    client.write("b");
+    client.expect("b");
+    client.fin();
+    client.expect_fin();
+    isobar.signal(Signal::TERM);
+    manager.until("STOPPING=1");
+    assert!(isobar.wait_exit().success());
+}
+
+/// The new process has them from the old one, and knows whose they are: their files stay.
+#[test]
+fn passed_sockets_move_in_an_upgrade_and_outlive_both_processes() {
+    let backend = echo();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("web.sock");
+    let unix = UnixListener::bind(&file).expect("a socket");
+    let text = at(&format!("unix:{}", file.display()), &backend);
+    let socket = unix.try_clone().expect("a descriptor").into();
+    let mut isobar = Launch::new(&text).pass([socket]).start();
+    isobar.skip_byte_check();
+    let client = UnixStream::connect(&file).expect("room");
+    exchange(&client);
+    for _ in 0..2 {
+        isobar.upgrade();
+        exchange(&client);
+        exchange(UnixStream::connect(&file).expect("room"));
+    }
+    drop(client);
+    assert!(isobar.stop().success());
+    assert!(file.exists());
+    UnixStream::connect(&file).expect("the manager listens still");
+}
+
 /// The timer of isobar's side of this connection, from /proc/net/tcp; 2: keep-alive.
 fn timer(listener: u16, client: u16) -> Option<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");

@@ -319,75 +319,6 @@ fn ages_counts_and_what_is_logged_of_a_connection_move_along() {
     assert_eq!(isobar.count("/listeners/web/connections/total"), 2);
 }
 
-/// 1. A client is held, as its backend refuses; the other pool is idle.
-/// 2. The upgrade leaves it in the old process, and says so.
-/// 3. The backend listens: the client is served, moves, and the old process is gone.
-#[test]
-fn who_is_held_stays_in_the_old_process_until_it_is_served() {
-    let backend = Backend::refusing("b1");
-    let isobar = Isobar::start(&web("", &[backend.entry()]));
-    let held = isobar.connect("web");
-    isobar.wait_count("/pools/web/held", 1);
-    let (answer, mut old) = isobar.upgrade_leaving_some();
-    assert_eq!(
-        (&answer["moved"], &answer["remaining"]),
-        (&0.into(), &1.into())
-    );
-    let generations = isobar.stat("/generations");
-    assert_eq!(generations[0]["pid"], answer["pid"]);
-    assert_eq!(generations[0]["active"], 0);
-    assert_eq!(generations[1]["pid"], old.id());
-    assert_eq!(generations[1]["active"], 1);
-    assert_eq!(isobar.count("/connections/active"), 1);
-    assert!(held.is_silent_for(Duration::from_millis(50)));
-    backend.listen();
-    assert_eq!(held.read_line(), "b1");
-    assert!(old.wait().success());
-    wait_until("one generation was left", || {
-        isobar.stat("/generations").as_array().map(Vec::len) == Some(1)
-    });
-    assert_eq!(isobar.count("/generations/0/active"), 1);
-    leave(&held);
-    isobar.wait_ended("web", "client_closed", 1);
-    assert_eq!(isobar.count("/pools/web/held_total"), 1);
-}
-
-#[test]
-fn no_third_process_comes_in_while_the_first_has_somebody() {
-    let backend = Backend::refusing("b1");
-    let isobar = Isobar::start(&web("", &[backend.entry()]));
-    isobar.tell("POST", "/pools/web/pause", "");
-    let held = isobar.connect("web");
-    isobar.wait_count("/pools/web/held", 1);
-    let (_, mut old) = isobar.upgrade_leaving_some();
-    let refused = isobar.ask("POST", "/upgrade", "");
-    assert_eq!(refused.status, 409, "{}", refused.body);
-    assert!(
-        refused.body.contains("still has 1 connections"),
-        "{}",
-        refused.body
-    );
-    backend.listen();
-    isobar.tell("POST", "/pools/web/resume", "");
-    assert_eq!(held.read_line(), "b1");
-    assert!(old.wait().success());
-    isobar.upgrade();
-    leave(&held);
-}
-
-#[test]
-fn who_is_left_in_the_old_process_is_reset_after_upgrade_timeout() {
-    let backend = Backend::refusing("b1");
-    let text = web("[pool.web.hold]\ntimeout = \"10m\"", &[backend.entry()]);
-    let isobar = Isobar::start(&format!("[runtime]\nupgrade_timeout = \"300ms\"\n{text}"));
-    let held = isobar.connect("web");
-    isobar.wait_count("/pools/web/held", 1);
-    let (_, mut old) = isobar.upgrade_leaving_some();
-    held.expect_reset();
-    assert!(old.wait().success());
-    isobar.wait_ended("web", "drain_timeout", 1);
-}
-
 /// 1. A backend takes three at a time; there are more clients than that, all the time.
 /// 2. Upgrades come while clients hold slots and others wait for one.
 /// 3. The backend never had a fourth connection.
@@ -481,26 +412,6 @@ fn runtime_changes_and_what_checks_know_survive_an_upgrade() {
     assert_eq!(isobar.visit("web"), "b3");
     isobar.set("web/b1", "{\"state\": \"ready\"}");
     isobar.wait_state("web", "b1", "up");
-}
-
-#[test]
-fn a_pause_survives_an_upgrade_and_ends_for_those_who_were_held_before() {
-    let backend = Backend::named("b1");
-    let isobar = Isobar::start(&web("", &[backend.entry()]));
-    isobar.tell("POST", "/pools/web/pause", "");
-    let before = isobar.connect("web");
-    isobar.wait_count("/pools/web/held", 1);
-    let (_, mut old) = isobar.upgrade_leaving_some();
-    assert_eq!(isobar.stat("/pools/web/paused"), true);
-    let after = isobar.connect("web");
-    isobar.wait_count("/pools/web/held", 1);
-    assert!(before.is_silent_for(Duration::from_millis(50)));
-    isobar.tell("POST", "/pools/web/resume", "");
-    assert_eq!(after.read_line(), "b1");
-    assert_eq!(before.read_line(), "b1");
-    assert!(old.wait().success());
-    leave(&before);
-    leave(&after);
 }
 
 #[test]
@@ -611,4 +522,27 @@ fn listeners_come_and_go_with_the_file_of_the_new_process() {
     assert!(isobar.try_connect(None, isobar.address("old")).is_err());
     // What the old listener counted is gone with it, so that the counts do not add up.
     assert!(isobar.stop().success());
+}
+
+#[test]
+fn signals_that_come_at_once_are_one_upgrade() {
+    let backend = Backend::echo(Family::Ipv4);
+    let isobar = Isobar::start(&web("", &[backend.entry()]));
+    let client = isobar.connect("web");
+    client.write("a");
+    client.expect("a");
+    let own = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(own)).expect("a process may adopt");
+    (0..3).for_each(|_| isobar.signal(Signal::USR2));
+    let upgraded = |line: &support::Line| line.message() == "upgraded: another process serves now";
+    let line = isobar.log().wait("the upgrade", upgraded);
+    let pid = line.fields()["pid"].as_u64().expect("a process id");
+    let mut old = isobar.follow(u32::try_from(pid).expect("a process id"));
+    assert!(old.wait().success());
+    client.write("b");
+    client.expect("b");
+    assert_eq!(isobar.count("/pid"), pid);
+    let lines = isobar.log().lines();
+    assert_eq!(lines.iter().filter(|line| upgraded(line)).count(), 1);
+    leave(&client);
 }

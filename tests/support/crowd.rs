@@ -5,7 +5,7 @@
 //! `the_other_process` must then call [`play_if_told`]. Orders are lines of its standard input,
 //! each answered by one line; every order must be done within the deadline of all tests.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::io::{self, BufRead, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet, LocalSet};
 
+use super::load::{Coming, Flowing};
 use super::pattern::Pattern;
 use super::programs::Program;
 
@@ -32,14 +33,14 @@ const AT_ONCE: usize = 64;
 const PER_ORDER: usize = 1000;
 
 /// A process that takes orders.
-struct Child {
+pub(super) struct Child {
     program: Program,
     orders: usize,
 }
 
 impl Child {
     #[track_caller]
-    fn start(role: &str) -> Self {
+    pub(super) fn start(role: &str) -> Self {
         let own = std::env::current_exe().expect("a test binary has a path");
         let mut command = Command::new(own);
         command.args(["--exact", "the_other_process", "--ignored", "--nocapture"]);
@@ -50,7 +51,7 @@ impl Child {
 
     /// Gives an order, and returns what it says to it.
     #[track_caller]
-    fn order(&mut self, order: impl Display) -> String {
+    pub(super) fn order(&mut self, order: impl Display) -> String {
         self.orders += 1;
         let number = format!("{}: ", self.orders);
         writeln!(self.program.stdin(), "{order}").expect("it reads its orders");
@@ -91,6 +92,11 @@ impl Echoes {
     pub fn entries(&self) -> Vec<String> {
         let entry = |(n, address)| format!("{{ name = \"b{n}\", address = \"{address}\" }}");
         self.addresses.iter().enumerate().map(entry).collect()
+    }
+
+    /// Where one of them is.
+    pub fn address(&self, n: usize) -> SocketAddr {
+        self.addresses[n]
     }
 
     /// One of them accepts nothing any more; what it has goes on.
@@ -170,12 +176,14 @@ pub fn play_if_told() {
     match &*role {
         "echoes" => tasks.block_on(&runtime, obey(Listening::default())),
         "crowd" => tasks.block_on(&runtime, obey(Clients::default())),
+        "visitors" => tasks.block_on(&runtime, obey(Coming::default())),
+        "streams" => tasks.block_on(&runtime, obey(Flowing::default())),
         other => panic!("no role {other}"),
     }
 }
 
 /// Who takes orders.
-trait Player {
+pub(super) trait Player {
     /// Does what it is told, and says something to it.
     async fn obey(&mut self, words: &[&str]) -> io::Result<String>;
 }
@@ -206,7 +214,7 @@ fn orders() -> mpsc::UnboundedReceiver<String> {
     orders
 }
 
-fn number(word: &str) -> io::Result<usize> {
+pub(super) fn number(word: &str) -> io::Result<usize> {
     word.parse().map_err(io::Error::other)
 }
 
@@ -275,16 +283,34 @@ fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 async fn echo(mut stream: TcpStream, bytes: Rc<Cell<u64>>) -> io::Result<()> {
-    let mut buffer = [0; PAYLOAD];
     loop {
-        match stream.read(&mut buffer).await? {
-            0 => return stream.shutdown().await,
-            n => {
-                stream.write_all(&buffer[..n]).await?;
-                bytes.set(bytes.get() + n as u64);
-            }
+        stream.readable().await?;
+        let (n, rest) = match echo_some(&stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            done => done?,
+        };
+        if n == 0 {
+            return stream.shutdown().await;
         }
+        stream.write_all(&rest).await?;
+        bytes.set(bytes.get() + n as u64);
     }
+}
+
+/// Sends back what there is: how much that was, and what there was no room for.
+fn echo_some(stream: &TcpStream) -> io::Result<(usize, Vec<u8>)> {
+    thread_local! {
+        // One for all: there are thousands of streams, of which few have anything to say.
+        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        let n = stream.try_read(buffer)?;
+        let written = match stream.try_write(&buffer[..n]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            written => written?,
+        };
+        Ok((n, buffer[written..n].to_vec()))
+    })
 }
 
 /// The clients, oldest first.

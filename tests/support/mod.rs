@@ -13,6 +13,7 @@
 //! | `hello.rs` | what TLS clients begin with |
 //! | `programs.rs`, `nginx.rs`, `haproxy.rs`, `tls.rs` | real programs as backends and clients |
 //! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
+//! | `load.rs` | clients that come and go at a pace, and streams, in processes of their own |
 //! | `manager.rs` | a service manager, as far as it hears |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
 //!
@@ -37,6 +38,7 @@ pub mod hello;
 mod http;
 mod invariants;
 mod isobar;
+pub mod load;
 mod log;
 mod manager;
 pub mod nginx;
@@ -56,10 +58,11 @@ pub use deadline::{patience, scaled, wait_for, wait_until};
 pub use family::Family;
 pub use http::{Response, get, request, send_raw};
 pub use isobar::{Exit, Isobar, Launch, Running, samples};
+pub use load::{Flow, Streams, Visitors};
 pub use log::{Line, Log};
 pub use manager::Manager;
 pub use paths::{Engine, Path, on_every_path, on_every_path_with};
 pub use pattern::Pattern;
-pub use process::{Process, auto_finds_bulk, is_listening, sockets_at};
+pub use process::{Process, auto_finds_bulk, is_listening, listening_at, sockets_at};
 pub use stream::{End, STALL, Stream, is_reset};
 pub use tally::Tally;

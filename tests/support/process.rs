@@ -279,6 +279,14 @@ pub fn is_listening(address: SocketAddr) -> bool {
     sockets.any(|own| own.local_address == address)
 }
 
+/// The sockets that listen on this address: one, with the same number for as long as it is not
+/// bound again.
+pub fn listening_at(address: SocketAddr) -> BTreeSet<u64> {
+    let sockets = TABLES.into_iter().flat_map(listening_sockets_of);
+    let own = sockets.filter(|own| own.local_address == address);
+    own.map(|own| own.inode).collect()
+}
+
 /// The kernel lists listening sockets before all others. It makes up a table while it is read:
 /// what is left unread costs nothing, and that may be a hundred thousand lines.
 fn listening_sockets_of(table: &str) -> Vec<TcpNetEntry> {

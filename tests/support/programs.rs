@@ -254,9 +254,11 @@ pub fn now() -> Timestamp {
 /// Starts isobar with its access log in a file, which takes any number of lines at any rate.
 #[track_caller]
 pub fn balancer(text: &str) -> Isobar {
-    let log = format!("[log]\nformat = \"json\"\naccess_file = \"$DIR/{ACCESS}\"\n");
-    Isobar::start(&format!("{text}\n{log}"))
+    Isobar::start(&format!("{text}\n{LOG}"))
 }
+
+/// The end of the file of a [`balancer`].
+pub const LOG: &str = "[log]\nformat = \"json\"\naccess_file = \"$DIR/access.log\"\n";
 
 /// The access log of a [`balancer`].
 const ACCESS: &str = "access.log";
