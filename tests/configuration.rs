@@ -191,15 +191,12 @@ fn what_a_later_version_brings_is_refused() {
         "replay = \"safe\"",
         "send_proxy = \"v2\"",
         "source_address = [\"127.0.0.1\"]",
-        "slow_start = \"1s\"",
         "on_backend_down = \"reset\"",
     ];
     for line in of_pool {
         let key = line.split(' ').next().expect("a key");
         refused(&in_pool(line), &[&format!("lb.toml:10:1: `{key}` {later}")]);
     }
-    let outlier = in_pool("[pool.web.outlier]");
-    refused(&outlier, &[&format!("lb.toml:10:11: `outlier` {later}")]);
     let of_listener = [
         "max_connections_per_ip = 1",
         "rate = \"5/s\"",

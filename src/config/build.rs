@@ -11,7 +11,7 @@ use super::tables::{BACKEND, LISTENER, POOL, ROOT};
 use super::value::{At, Scope, Section};
 use super::{
     Admin, Backend, Config, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Runtime,
+    Outlier, Pool, Runtime,
 };
 use crate::net::Address;
 
@@ -139,12 +139,14 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         user_timeout: of.get("user_timeout"),
         keepalive: of.get("keepalive"),
         quiet: of.get("quiet"),
+        slow_start: of.get("slow_start"),
         when_all_down: of.choice("when_all_down"),
         drain_timeout: of.get("drain_timeout"),
         relay: of.choice("relay"),
         hash: hash(&of.sub("hash")),
         latency: latency(&of.sub("latency")),
         health: health(&of.sub("health")),
+        outlier: outlier(&of.sub("outlier")),
         hold: hold(&of.sub("hold")),
     }
 }
@@ -248,6 +250,14 @@ pub(super) fn speaks_tls(of: &Scope<'_>) -> bool {
         CheckKind::Tls => true,
         CheckKind::Http | CheckKind::Exchange => of.get("tls"),
         CheckKind::None | CheckKind::Tcp => false,
+    }
+}
+
+fn outlier(of: &Scope<'_>) -> Outlier {
+    Outlier {
+        consecutive_failures: of.get("consecutive_failures"),
+        eject_for: of.get("eject_for"),
+        max_ejected_percent: of.get("max_ejected_percent"),
     }
 }
 

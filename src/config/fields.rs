@@ -15,7 +15,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Runtime, build,
+    Outlier, Pool, Runtime, build,
 };
 use crate::net::Address;
 
@@ -184,12 +184,14 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         user_timeout,
         keepalive,
         quiet,
+        slow_start,
         when_all_down,
         drain_timeout,
         relay,
         hash: Hash { key },
         latency: Latency { of, decay },
         health,
+        outlier,
         hold: Hold { max, timeout },
     } = of;
     let mut fields = vec![
@@ -204,6 +206,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         new_connections("user_timeout", duration(*user_timeout)),
         new_connections("keepalive", duration(*keepalive)),
         new_connections("quiet", duration(*quiet)),
+        at_once("slow_start", duration(*slow_start)),
         new_connections("when_all_down", word(*when_all_down)),
         at_once("drain_timeout", duration(*drain_timeout)),
         new_connections("relay", word(*relay)),
@@ -212,11 +215,25 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         new_connections("latency.decay", duration(*decay)),
     ];
     fields.extend(self::health(health));
+    fields.extend(self::outlier(outlier));
     fields.extend([
         new_connections("hold.max", count(*max)),
         new_connections("hold.timeout", duration(*timeout)),
     ]);
     fields
+}
+
+fn outlier(of: &Outlier) -> [Field; 3] {
+    let Outlier {
+        consecutive_failures,
+        eject_for,
+        max_ejected_percent,
+    } = of;
+    [
+        at_once("outlier.consecutive_failures", count(*consecutive_failures)),
+        at_once("outlier.eject_for", duration(*eject_for)),
+        at_once("outlier.max_ejected_percent", count(*max_ejected_percent)),
+    ]
 }
 
 fn health(of: &Health) -> Vec<Field> {

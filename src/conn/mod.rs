@@ -25,7 +25,7 @@ pub use record::Outcome;
 
 use crate::config;
 use crate::log::Rejections;
-use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
+use crate::metrics::{Ended, Failure, ListenerCounters, PerCore, Rejected, Seat};
 use crate::net::{Incoming, Liveness, Stream};
 use crate::pool::{Lease, Pool};
 use connect::{Connected, Connector};
@@ -259,6 +259,18 @@ impl Observer for Meter<'_> {
         self.lease.answered(took, now);
         self.pool.first_byte_seconds.record(took);
         self.record.first_byte.set(Some(took));
+    }
+
+    fn lasted(&self, now: Instant) {
+        self.lease.lasted(now);
+    }
+
+    fn ended_early(&self, how: Failure, now: Instant) {
+        self.lease.ended_early(how, now);
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.lease.is_doubted()
     }
 }
 #[cfg(test)]

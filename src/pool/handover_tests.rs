@@ -51,7 +51,7 @@ fn another_pool_goes_on_with_what_one_knows() {
     let ended = new.remember(sent(&old.memory()), &loaded.config);
     assert!(ended.is_empty());
     assert_eq!(new.overrides(), old.overrides());
-    let shown = |pool: &Pool| {
+    let shown = |pool: &Arc<Pool>| {
         let views = pool.overview().backends.into_iter();
         let of = |view: crate::pool::BackendView| {
             let checks = (view.checks, view.last_check, view.passes_needed);

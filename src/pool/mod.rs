@@ -6,16 +6,20 @@
 //! nobody can take wait in [`hold`].
 
 mod backend;
+mod conduct;
 mod control;
 pub mod explain;
 pub mod handover;
 pub mod history;
 mod lease;
+mod outlier;
 pub mod overrides;
+mod passive;
 pub mod pause;
 pub mod rebalance;
 mod reload;
 mod runtime;
+mod slow_start;
 mod snapshot;
 mod state;
 mod sync;
@@ -54,6 +58,7 @@ use crate::metrics::{Counter, Ended, Histogram, PerCore};
 use crate::net::Address;
 use backend::Asker;
 use control::Control;
+use passive::Docket;
 use pause::Pause;
 
 /// First pause before the head of the hold queue tries a backend again that refused the last
@@ -71,6 +76,8 @@ pub struct PoolCounters {
     pub moved: Counter,
     /// Connections that were held, each counted once.
     pub held: Counter,
+    /// Ejections of its backends, repeated ones included.
+    pub ejections: Counter,
     /// How its connections ended, by [`Ended`].
     pub ended: [Counter; Ended::COUNT],
 }
@@ -80,6 +87,7 @@ impl Named for PoolCounters {
         tell("total", &self.total);
         tell("moved", &self.moved);
         tell("held", &self.held);
+        tell("ejections", &self.ejections);
         by_word("ended", Ended::WORDS, &self.ended, tell);
     }
 }
@@ -99,6 +107,9 @@ pub struct Pool {
     pub hold_seconds: Histogram,
     /// For the lines about failed connects.
     pub connect_failures: SharedThrottle,
+    /// For the lines about backends that fail and are not ejected.
+    spared: SharedThrottle,
+    docket: Docket,
     current: ArcSwap<Snapshot>,
     control: Mutex<Control>,
     hold: Arc<hold::Queue<Attempt, Lease>>,
@@ -213,6 +224,8 @@ impl Pool {
             duration_seconds: Histogram::new(cores),
             hold_seconds: Histogram::new(cores),
             connect_failures: SharedThrottle::new(Instant::now()),
+            spared: SharedThrottle::new(Instant::now()),
+            docket: Docket::default(),
             current: ArcSwap::from_pointee(control.snapshot(None)),
             control: Mutex::new(control),
             hold: Arc::default(),
@@ -353,7 +366,7 @@ impl Pool {
 
     fn take(self: &Arc<Self>, attempt: &Attempt, asker: Asker) -> Option<Lease> {
         let taken = self.current.load().take(attempt, asker, &mut rand::rng())?;
-        Some(Lease::new(Arc::clone(self), taken.backend, taken.pick))
+        Some(Lease::new(Arc::clone(self), taken))
     }
 
     /// Keeps those moving who are held, for as long as the pool lives: asks for checks soon,

@@ -111,14 +111,6 @@ fn each_fault_is_told_at_its_place() {
             "6:6: `max_load` is not available in this version of isobar yet",
         ),
         (
-            "slow_start = \"0s\"",
-            "6:1: `slow_start` is not available in this version of isobar yet",
-        ),
-        (
-            "[pool.p.outlier]\nfoo = 1",
-            "6:9: `outlier` is not available in this version of isobar yet",
-        ),
-        (
             "tls = true",
             "6:1: `tls` in [pool.p]: TLS termination is out of scope: isobar passes TLS through untouched",
         ),

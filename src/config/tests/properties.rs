@@ -177,6 +177,16 @@ fn health() -> impl Strategy<Value = Health> {
     )
 }
 
+fn outlier() -> impl Strategy<Value = Outlier> {
+    (any::<u32>(), interval(), 0..=100u32).prop_map(
+        |(consecutive_failures, eject_for, max_ejected_percent)| Outlier {
+            consecutive_failures,
+            eject_for,
+            max_ejected_percent,
+        },
+    )
+}
+
 fn health_kind() -> impl Strategy<Value = HealthKind> {
     let range = (100..=599u16, 100..=599u16).prop_map(|(a, b)| a.min(b)..=a.max(b));
     let http = ("/[!-~]{0,9}", "[a-z0-9:.]{0,9}", vec(range, 1..4));
@@ -219,8 +229,10 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
         interval(),
     );
     let kernel = (duration(0, 1000), duration(1000, 32_767_000));
-    (backends(), health(), fallback, words, counts, times, kernel).prop_map(
-        move |(backends, health, fallback, words, counts, times, kernel)| Pool {
+    let passive = (outlier(), timeout());
+    let rest = (kernel, passive);
+    (backends(), health(), fallback, words, counts, times, rest).prop_map(
+        move |(backends, health, fallback, words, counts, times, (kernel, passive))| Pool {
             name: pool_name(index),
             balance: words.0,
             backends,
@@ -233,6 +245,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
             user_timeout: kernel.0,
             keepalive: Duration::from_secs(kernel.1.as_secs()),
             quiet: times.6,
+            slow_start: passive.1,
             when_all_down: words.1,
             drain_timeout: times.5,
             relay: words.2,
@@ -242,6 +255,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
                 decay: times.3,
             },
             health,
+            outlier: passive.0,
             hold: Hold {
                 max: counts.2,
                 timeout: times.4,
