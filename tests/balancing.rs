@@ -22,6 +22,8 @@ fn named(n: usize) -> Vec<Backend> {
 }
 
 /// Pool `web` over `backends`, each with its own further keys.
+///
+/// Nobody is ejected: it is the strategy alone that is looked at.
 fn balance(strategy: &str, backends: &[Backend], keys: &[&str]) -> Isobar {
     let keys = keys.iter().copied().chain(std::iter::repeat(""));
     let entries: Vec<_> = backends
@@ -29,7 +31,8 @@ fn balance(strategy: &str, backends: &[Backend], keys: &[&str]) -> Isobar {
         .zip(keys)
         .map(|(backend, keys)| backend.entry_with(keys))
         .collect();
-    Isobar::start(&web(&format!("balance = \"{strategy}\""), &entries))
+    let settings = format!("balance = \"{strategy}\"\noutlier.consecutive_failures = 0");
+    Isobar::start(&web(&settings, &entries))
 }
 
 /// As many clients as staying, one after the other, and how many each backend has of them.

@@ -181,21 +181,15 @@ fn an_address_is_bound_by_one_listener_only() {
 }
 
 /// The keys that come with a later version are refused by name, not passed over: whoever
-/// writes `slow_start` wants no full load at once.
+/// writes `resolve` wants no other addresses.
 #[test]
 fn what_a_later_version_brings_is_refused() {
     let later = "is not available in this version of isobar yet";
-    let of_pool = [
-        "resolve = \"ipv4\"",
-        "replay = \"safe\"",
-        "slow_start = \"1s\"",
-    ];
+    let of_pool = ["resolve = \"ipv4\"", "replay = \"safe\""];
     for line in of_pool {
         let key = line.split(' ').next().expect("a key");
         refused(&in_pool(line), &[&format!("lb.toml:10:1: `{key}` {later}")]);
     }
-    let outlier = in_pool("[pool.web.outlier]");
-    refused(&outlier, &[&format!("lb.toml:10:11: `outlier` {later}")]);
 }
 
 #[test]

@@ -177,7 +177,7 @@ fn the_numbers_of_a_mixed_workload_are_those_of_the_peers() {
     let text = pool("echo", "", &echoes.each_ref().map(Backend::entry))
         + &pool(
             "retry",
-            "balance = \"first\"",
+            "balance = \"first\"\noutlier.consecutive_failures = 0",
             &[refusing.entry(), last.entry()],
         );
     let isobar = Isobar::start(&text);

@@ -230,7 +230,7 @@ pub(super) struct Paused {
 }
 
 impl Paused {
-    fn of(pool: &Pool) -> Self {
+    fn of(pool: &Arc<Pool>) -> Self {
         let paused = pool.overrides().paused(&pool.name);
         Self {
             pool: Arc::clone(&pool.name),
@@ -292,7 +292,7 @@ pub(super) async fn resume(
     Ok(audited(&peer, "resume", before, &pool))
 }
 
-fn audited(peer: &Peer, what: &str, before: String, pool: &Pool) -> Json<Paused> {
+fn audited(peer: &Peer, what: &str, before: String, pool: &Arc<Pool>) -> Json<Paused> {
     let paused = Paused::of(pool);
     Change {
         by: &peer.to_string(),

@@ -101,6 +101,10 @@ struct BackendAnswer {
     /// Since when it is in that state.
     since: At,
     weight: u32,
+    /// The same, less what a slow start takes away.
+    effective_weight: f64,
+    /// When its ejection expires, or did: then one connection tries it.
+    ejected_until: Option<At>,
     backup: bool,
     active: u32,
     /// Most connections; 0: no limit.
@@ -326,6 +330,8 @@ impl BackendAnswer {
             state: view.state,
             since: At(view.since),
             weight: view.settings.weight,
+            effective_weight: view.effective_weight,
+            ejected_until: view.ejected_until.map(At),
             backup: view.settings.backup,
             active: view.backend.active(),
             limit: view.backend.limit(),
@@ -357,7 +363,7 @@ impl ScoreAnswer {
                 due,
             } => Self {
                 due,
-                ..of(f64::from(active) / f64::from(weight.max(1)), "lowest")
+                ..of(f64::from(active) / weight, "lowest")
             },
             Score::Hash { score, most, .. } => Self {
                 most,

@@ -120,13 +120,14 @@ struct First {
 
 impl Proposed {
     fn of(pool: &Pool, wish: Wish, dry_run: bool, proposal: &Proposal) -> Self {
-        let shares = proposal.shares.iter();
-        let backends = proposal.taking.backends().zip(shares).enumerate();
-        let part = |(i, (backend, share)): (usize, (&Arc<_>, &crate::balance::evening::Share))| {
+        let active = proposal.shares.iter().map(|share| share.active);
+        let weights = proposal.taking.weights().zip(active);
+        let backends = proposal.taking.backends().zip(weights).enumerate();
+        let part = |(i, (backend, (weight, active)))| {
             let backend: &Arc<crate::pool::Backend> = backend;
             let part = Part {
-                weight: share.weight,
-                active: share.active,
+                weight,
+                active,
                 closing: proposal.closing(i),
                 after: proposal.evening.then[i],
             };

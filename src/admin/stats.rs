@@ -279,7 +279,7 @@ fn of_listener(
     (Arc::clone(&listener.origin.name), stats)
 }
 
-fn of_pool(pool: &Pool, now: Instant) -> PoolStats {
+fn of_pool(pool: &Arc<Pool>, now: Instant) -> PoolStats {
     let settings = pool.settings();
     let paused = pool.overrides().paused(&pool.name);
     let Overview {
@@ -337,14 +337,14 @@ pub(super) fn of_backend(
         state: view.state,
         admin: view.admin.as_str(),
         checks: view.checks.as_str(),
-        ejected_until: None,
+        ejected_until: view.ejected_until.map(At),
         leaving: view.leaving.map(|leaving| Leaving {
             since: At(leaving.since),
             until: leaving.until.map(At),
             reset: leaving.reset,
         }),
         weight: view.settings.weight,
-        effective_weight: f64::from(view.settings.weight),
+        effective_weight: view.effective_weight,
         backup: view.settings.backup,
         connections: BackendConnections {
             active: backend.active(),

@@ -83,7 +83,7 @@ pub enum Score {
         /// Connections that it has.
         active: u32,
         /// Its weight.
-        weight: u32,
+        weight: f64,
         /// Of those that `least-connections` finds tied for the lowest: turns that are due to
         /// it. The highest of them has the turn.
         due: Option<f64>,
@@ -106,7 +106,7 @@ pub enum Score {
         /// Connections that it has.
         active: u32,
         /// Its weight.
-        weight: u32,
+        weight: f64,
         /// seconds × (active + 1) / weight; where nobody has a sample, with 1 for the seconds.
         cost: f64,
     },
@@ -115,6 +115,44 @@ pub enum Score {
         /// In the order of the file, from 1.
         place: usize,
     },
+}
+
+impl Score {
+    /// The same where the strategy counts weights in parts: `parts` of them are one.
+    #[must_use]
+    pub fn of_parts(self, parts: u32) -> Self {
+        let parts = f64::from(parts.max(1));
+        match self {
+            Self::Load {
+                active,
+                weight,
+                due,
+            } => Self::Load {
+                active,
+                weight: weight / parts,
+                due,
+            },
+            Self::Latency {
+                seconds,
+                sampled,
+                active,
+                weight,
+                cost,
+            } => Self::Latency {
+                seconds,
+                sampled,
+                active,
+                weight: weight / parts,
+                cost: cost * parts,
+            },
+            Self::Hash { score, most, over } => Self::Hash {
+                score: score / parts,
+                most,
+                over,
+            },
+            Self::Turn { .. } | Self::Place { .. } => self,
+        }
+    }
 }
 
 /// How a member stands in a pick.

@@ -39,7 +39,7 @@ pub(super) fn scores(members: &impl Members) -> Vec<Option<Score>> {
             seconds: sample.or(median),
             sampled: sample.is_some(),
             active: members.active(i),
-            weight: members.weight(i),
+            weight: members.weight(i).into(),
             cost: cost(members, i, seconds),
         }
     };

@@ -26,11 +26,10 @@ impl Load {
     pub(super) fn scores(members: &impl Members) -> Vec<Option<Score>> {
         let score = |i| {
             let Self { active, weight } = Self::of(members, i);
-            let due = None;
             Score::Load {
                 active,
-                weight,
-                due,
+                weight: weight.into(),
+                due: None,
             }
         };
         (0..members.len())

@@ -133,7 +133,7 @@ fn a_retry_leaves_the_sequence_of_first_picks_alone() {
 /// Whether `own` is a winner among `others` that `why` may speak of.
 fn wins(own: Score, others: &[Score], why: Why) -> bool {
     let load = |score: &Score| match *score {
-        Score::Load { active, weight, .. } => f64::from(active) / f64::from(weight),
+        Score::Load { active, weight, .. } => f64::from(active) / weight,
         _ => unreachable!("all have scores of one kind"),
     };
     match (own, why) {

@@ -12,7 +12,7 @@ use super::tables::{BACKEND, LISTENER, POOL, ROOT, ROUTE};
 use super::value::{At, Scope, Section, Take};
 use super::{
     Admin, Backend, Config, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Route, Runtime, on_backend_down, sources,
+    Outlier, Pool, Route, Runtime, on_backend_down, sources,
 };
 use crate::net::Address;
 
@@ -182,6 +182,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         send_proxy: of.choice("send_proxy"),
         quiet: of.get("quiet"),
         source_addresses: source_addresses(of),
+        slow_start: of.get("slow_start"),
         when_all_down: of.choice("when_all_down"),
         on_backend_down: on_backend_down::build(of),
         drain_timeout: of.get("drain_timeout"),
@@ -189,6 +190,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         hash: hash(&of.sub("hash")),
         latency: latency(&of.sub("latency")),
         health: health(&of.sub("health")),
+        outlier: outlier(&of.sub("outlier")),
         hold: hold(&of.sub("hold")),
     }
 }
@@ -304,6 +306,14 @@ pub(super) fn speaks_tls(of: &Scope<'_>) -> bool {
         CheckKind::Tls => true,
         CheckKind::Http | CheckKind::Exchange => of.get("tls"),
         CheckKind::None | CheckKind::Tcp => false,
+    }
+}
+
+fn outlier(of: &Scope<'_>) -> Outlier {
+    Outlier {
+        consecutive_failures: of.get("consecutive_failures"),
+        eject_for: of.get("eject_for"),
+        max_ejected_percent: of.get("max_ejected_percent"),
     }
 }
 

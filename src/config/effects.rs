@@ -224,6 +224,16 @@ impl<'a> Idle<'a> {
         if is_readable(pool, "balance") && balance != Balance::LeastLatency {
             self.table(pool, "latency", "balance = \"least-latency\"");
         }
+        if is_readable(pool, "balance") && !balance.can_ramp() {
+            let with = format!("with balance = \"{}\"", balance.as_str());
+            self.keys(pool, &["slow_start"], &with);
+        }
+        let outlier = pool.sub("outlier");
+        let off = outlier.get::<u32>("consecutive_failures") == 0;
+        if off && is_readable(&outlier, "consecutive_failures") {
+            let keys = ["eject_for", "max_ejected_percent"];
+            self.keys(&outlier, &keys, "with consecutive_failures = 0");
+        }
         let hold = pool.sub("hold");
         if hold.get::<usize>("max") == 0 {
             self.keys(&hold, &["timeout"], "with max = 0");

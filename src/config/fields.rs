@@ -15,7 +15,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Rate, Route, Runtime, build,
+    Outlier, Pool, Rate, Route, Runtime, build,
 };
 use crate::net::Address;
 
@@ -221,6 +221,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         send_proxy,
         quiet,
         source_addresses,
+        slow_start,
         when_all_down,
         on_backend_down,
         drain_timeout,
@@ -228,6 +229,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         hash: Hash { key, max_load },
         latency: Latency { of, decay },
         health,
+        outlier,
         hold: Hold { max, timeout },
     } = of;
     let mut fields = vec![
@@ -245,6 +247,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         new_connections("send_proxy", word(*send_proxy)),
         new_connections("quiet", duration(*quiet)),
         new_connections("source_address", texts(source_addresses)),
+        at_once("slow_start", duration(*slow_start)),
         new_connections("when_all_down", word(*when_all_down)),
         at_once("on_backend_down", on_backend_down.written()),
         at_once("drain_timeout", duration(*drain_timeout)),
@@ -255,11 +258,25 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         new_connections("latency.decay", duration(*decay)),
     ];
     fields.extend(self::health(health));
+    fields.extend(self::outlier(outlier));
     fields.extend([
         new_connections("hold.max", count(*max)),
         new_connections("hold.timeout", duration(*timeout)),
     ]);
     fields
+}
+
+fn outlier(of: &Outlier) -> [Field; 3] {
+    let Outlier {
+        consecutive_failures,
+        eject_for,
+        max_ejected_percent,
+    } = of;
+    [
+        at_once("outlier.consecutive_failures", count(*consecutive_failures)),
+        at_once("outlier.eject_for", duration(*eject_for)),
+        at_once("outlier.max_ejected_percent", count(*max_ejected_percent)),
+    ]
 }
 
 fn health(of: &Health) -> Vec<Field> {

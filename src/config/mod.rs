@@ -320,6 +320,9 @@ pub struct Pool {
     /// Addresses of this machine that outgoing connections are bound to in turn; empty: the kernel
     /// chooses. Default empty.
     pub source_addresses: Vec<IpAddr>,
+    /// Over how long the weight of a backend grows that comes back or is new; 0: it has the whole
+    /// at once. Default 0.
+    pub slow_start: Duration,
     /// Use backends that are down by checks when none is up. Default hold.
     pub when_all_down: WhenAllDown,
     /// What becomes of the live connections of a backend that is down by checks. Default keep.
@@ -335,6 +338,8 @@ pub struct Pool {
     pub latency: Latency,
     /// `[pool.NAME.health]`.
     pub health: Health,
+    /// `[pool.NAME.outlier]`.
+    pub outlier: Outlier,
     /// `[pool.NAME.hold]`.
     pub hold: Hold,
 }
@@ -357,6 +362,13 @@ pub enum Balance {
 }
 
 impl Balance {
+    /// Whether a backend's share follows its weight at once and without a lasting change, so that
+    /// a slow start makes sense: not where clients would change their backend by it, nor where
+    /// weights are not looked at.
+    pub const fn can_ramp(self) -> bool {
+        !matches!(self, Self::ConsistentHash | Self::First)
+    }
+
     /// As the file writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -560,6 +572,17 @@ pub struct HealthTls {
     pub server_name: String,
     /// PEM file to verify the certificate against; `None`: not verified.
     pub ca: Option<PathBuf>,
+}
+
+/// `[pool.NAME.outlier]`: passive health, what live connections show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlier {
+    /// Failures in a row that eject a backend; 0: off. Default 5.
+    pub consecutive_failures: u32,
+    /// How long the first time; not 0. Default 10 s.
+    pub eject_for: Duration,
+    /// Most of the backends, backups left out, that are ejected at once, 0 to 100. Default 50.
+    pub max_ejected_percent: u32,
 }
 
 /// `[pool.NAME.hold]`: where connections wait that no backend can take now.

@@ -21,8 +21,8 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, OnBackendDown, Pool, ProxyProtocol, Rate, Route, Runtime, build, env, on_backend_down,
-    sources,
+    Log, OnBackendDown, Outlier, Pool, ProxyProtocol, Rate, Route, Runtime, build, env,
+    on_backend_down, sources,
 };
 use crate::net::Address;
 
@@ -209,6 +209,9 @@ impl Writer<'_> {
                 .collect();
             self.texts(sources::KEY, &sources);
         }
+        if pool.balance.can_ramp() || pool.slow_start != plain.slow_start {
+            self.duration("slow_start", pool.slow_start);
+        }
         self.text("when_all_down", pool.when_all_down.word());
         self.on_backend_down(pool.on_backend_down);
         self.duration("drain_timeout", pool.drain_timeout);
@@ -225,6 +228,8 @@ impl Writer<'_> {
         }
         self.sub_table(pool, "health");
         self.health(&pool.health, &plain.health);
+        self.sub_table(pool, "outlier");
+        self.outlier(&pool.outlier, &plain.outlier);
         self.sub_table(pool, "hold");
         self.count("max", pool.hold.max);
         if pool.hold.max > 0 || pool.hold.timeout != plain.hold.timeout {
@@ -279,6 +284,17 @@ impl Writer<'_> {
             backend.max_connections,
             backend.backup
         )
+    }
+
+    fn outlier(&mut self, outlier: &Outlier, plain: &Outlier) {
+        let on = outlier.consecutive_failures > 0;
+        self.count("consecutive_failures", outlier.consecutive_failures);
+        if on || outlier.eject_for != plain.eject_for {
+            self.duration("eject_for", outlier.eject_for);
+        }
+        if on || outlier.max_ejected_percent != plain.max_ejected_percent {
+            self.count("max_ejected_percent", outlier.max_ejected_percent);
+        }
     }
 
     fn health(&mut self, health: &Health, plain: &Health) {

@@ -408,6 +408,11 @@ pub(super) static POOL: Table = Table {
             default: "[]",
             doc: "Connections to backends, and checks, are bound to these in turn, to those of the backend's family, each with its full range of ports. []: the kernel chooses.",
         },
+        timeout(
+            "slow_start",
+            "\"0s\"",
+            "The weight of a backend that comes back, or is added to a running pool, grows evenly from a tenth to the whole over this long; not with `consistent-hash` and `first`. 0s: the whole at once.",
+        ),
         word(
             "when_all_down",
             words::<WhenAllDown>,
@@ -438,11 +443,10 @@ pub(super) static POOL: Table = Table {
         table("hash", &HASH),
         table("latency", &LATENCY),
         table("health", &HEALTH),
+        table("outlier", &OUTLIER),
         table("hold", &HOLD),
         later("resolve"),
         later("replay"),
-        later("slow_start"),
-        later("outlier"),
     ],
 };
 
@@ -626,6 +630,30 @@ static HEALTH: Table = Table {
     ],
 };
 
+static OUTLIER: Table = Table {
+    header: "pool.NAME.outlier",
+    doc: "Passive health: a backend whose connections fail in a row gets no new ones for a while.",
+    keys: &[
+        count(
+            "consecutive_failures",
+            (0, ANY),
+            "5",
+            "Failures in a row, of all clients together, that eject a backend: a connect that fails or times out, or a backend that closes or resets within a second, before its first byte and while the client had sent nothing. 0: off.",
+        ),
+        interval(
+            "eject_for",
+            "\"10s\"",
+            "How long the first time; it doubles with each repeat, up to 5 minutes, and is forgiven after as long without a failure.",
+        ),
+        count(
+            "max_ejected_percent",
+            (0, 100),
+            "50",
+            "Most of the backends that are no backups, down ones included, that are ejected at once. The last usable backend never is.",
+        ),
+    ],
+};
+
 static HOLD: Table = Table {
     header: "pool.NAME.hold",
     doc: "Connections that no backend can take now wait here instead of failing.",
@@ -645,7 +673,7 @@ static HOLD: Table = Table {
 };
 
 /// Every table, in the order of the reference.
-pub(super) fn all_tables() -> [&'static Table; 13] {
+pub(super) fn all_tables() -> [&'static Table; 14] {
     [
         &RUNTIME,
         &ADMIN,
@@ -659,6 +687,7 @@ pub(super) fn all_tables() -> [&'static Table; 13] {
         &HASH,
         &LATENCY,
         &HEALTH,
+        &OUTLIER,
         &HOLD,
     ]
 }

@@ -32,7 +32,7 @@ pub use record::Outcome;
 use crate::admit;
 use crate::config;
 use crate::log::Rejections;
-use crate::metrics::{Ended, ListenerCounters, PerCore, Rejected, Seat};
+use crate::metrics::{Ended, Failure, ListenerCounters, PerCore, Rejected, Seat};
 use crate::net::{Address, Incoming, Kind, Liveness, Stream};
 use crate::pool::{Lease, Pool};
 use crate::proxy::Expectation;
@@ -346,6 +346,18 @@ impl Observer for Meter<'_> {
         self.lease.answered(took, now);
         self.pool.first_byte_seconds.record(took);
         self.record.first_byte.set(Some(took));
+    }
+
+    fn lasted(&self, now: Instant) {
+        self.lease.lasted(now);
+    }
+
+    fn ended_early(&self, how: Failure, now: Instant) {
+        self.lease.ended_early(how, now);
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.lease.is_doubted()
     }
 }
 #[cfg(test)]

@@ -159,7 +159,7 @@ families! {
     BACKEND_BYTES: Counter "isobar_backend_bytes_total" [POOL, BACKEND, DIRECTION];
     /// Active checks of the backend, by result.
     BACKEND_HEALTH_CHECKS: Counter "isobar_backend_health_checks_total" [POOL, BACKEND, one_of("result", &["passed", "failed"])];
-    /// Backends that were put out for a while for what their connections showed.
+    /// Ejections of the pool's backends for what their connections showed, repeated ones included.
     EJECTIONS: Counter "isobar_ejections_total" [POOL];
     /// Connections whose backend ended them before its first byte, by what came of them.
     REPLAYS: Counter "isobar_replays_total" [POOL, one_of("outcome", Replayed::WORDS)];

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::conduct::{Admission, Conduct};
 use crate::balance::{PeakEwma, consistent_hash};
 use crate::config;
 use crate::metrics::ledger::{Named, by_word};
-use crate::metrics::{ConnectFailure, Counter, Histogram, PerCore};
+use crate::metrics::{ConnectFailure, Counter, Failure, Histogram, PerCore};
 use crate::net::Address;
 
 /// Connects in progress to one backend that held clients may start with; each success
@@ -29,7 +30,9 @@ pub struct BackendCounters {
     pub failed: Counter,
     /// Picks that were not the connection's first.
     pub retried: Counter,
-    /// The same by [`ConnectFailure`].
+    /// Connections that it ended at once: closed, and reset, before its first byte.
+    pub ended_early: [Counter; 2],
+    /// The same as `failed` by [`ConnectFailure`].
     pub connect_failures: [Counter; ConnectFailure::COUNT],
     /// Payload it accepted, in bytes.
     pub bytes_in: Counter,
@@ -50,6 +53,8 @@ impl Named for BackendCounters {
         tell("bytes_out", &self.bytes_out);
         tell("checks_passed", &self.checks_passed);
         tell("checks_failed", &self.checks_failed);
+        let words = [Failure::EarlyClose, Failure::EarlyReset].map(Failure::as_str);
+        by_word("ended_early", &words, &self.ended_early, tell);
         let failures = &self.connect_failures;
         by_word("connect_failures", ConnectFailure::WORDS, failures, tell);
     }
@@ -88,6 +93,8 @@ pub struct Backend {
     latency: ArcSwap<PeakEwma>,
     suspected: AtomicBool,
     nudge: Notify,
+    /// What its connections have shown.
+    pub(super) conduct: Conduct,
 }
 
 /// Who asks for a slot.
@@ -115,6 +122,10 @@ pub enum Obstacle {
     /// It has more connections than `max_load` lets it have. Told of by explanations alone: the
     /// strategy sees to it.
     Load,
+    /// It was ejected in this moment.
+    Ejected,
+    /// Its ejection has expired, and one connection tries it.
+    Trying,
 }
 
 impl Backend {
@@ -139,6 +150,7 @@ impl Backend {
             latency: ArcSwap::from_pointee(PeakEwma::new(pool.latency.decay, Instant::now())),
             suspected: AtomicBool::new(false),
             nudge: Notify::new(),
+            conduct: Conduct::new(Instant::now()),
         }
     }
 
@@ -190,15 +202,26 @@ impl Backend {
         if !below(self.connecting(), self.cap(asker)) {
             return Some(Obstacle::Connecting);
         }
-        let resting = asker == Asker::Held && self.is_resting();
-        resting.then_some(Obstacle::Resting)
+        if asker == Asker::Held && self.is_resting() {
+            return Some(Obstacle::Resting);
+        }
+        self.conduct.obstacle()
     }
 
     /// Takes a slot for `asker`, exactly: limits hold under any concurrency.
-    pub(super) fn reserve(&self, asker: Asker) -> bool {
+    pub(super) fn reserve(&self, asker: Asker) -> Option<Admission> {
         if asker == Asker::Held && self.resting.load(Ordering::Relaxed) {
-            return false;
+            return None;
         }
+        let admission = self.conduct.enter()?;
+        let reserved = self.count_in(asker);
+        if !reserved && admission == Admission::Trial {
+            self.conduct.give_back_trial();
+        }
+        reserved.then_some(admission)
+    }
+
+    fn count_in(&self, asker: Asker) -> bool {
         if !count_up(&self.connecting, self.cap(asker)) {
             return false;
         }
@@ -308,7 +331,7 @@ impl Backend {
         self.window.store(RELEASE_WINDOW, Ordering::Relaxed);
     }
 
-    /// A check has seen it accept: held clients may go on.
+    /// A check has seen it accept, or its trial is due: held clients may go on.
     pub(super) fn wake(&self) {
         self.resting.store(false, Ordering::Relaxed);
     }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::health;
 use super::overrides::{Overrides, Stamp};
 use super::pause::Pause;
+use super::slow_start;
 use super::snapshot::{BACKUP, LAST_RESORT, Member, PRIMARY, Tier};
 use super::tracked::{BackendView, CheckResult, Moved, Tracked};
 use super::{Backend, Pool, Snapshot, State};
@@ -95,6 +96,8 @@ pub struct Due {
 pub(super) struct Tick {
     pub(super) moved: Vec<Moved>,
     pub(super) resumed: bool,
+    /// The trial of a backend is due, or a slow start has come a step further.
+    pub(super) stepped: bool,
     pub(super) due: Due,
 }
 
@@ -112,8 +115,10 @@ impl Control {
             departed: Bytes::default(),
             cores,
         };
-        control.reconcile(&Stamp::of_file(), Instant::now());
-        control.tracked.iter_mut().for_each(|t| t.original = true);
+        let now = Instant::now();
+        control.reconcile(&Stamp::of_file(), now);
+        let all = control.tracked.iter_mut();
+        all.for_each(|tracked| tracked.set_original(true, now));
         control
     }
 
@@ -183,16 +188,17 @@ impl Control {
             fallback: self.fallback.clone(),
             dependents: self.dependents.clone(),
             backends: present.map(|t| Arc::clone(&t.backend)).collect(),
+            seats: self.seats(),
             tiers: [
-                rank(PRIMARY, self.members(State::Up, |t| !t.settings.backup)),
-                rank(BACKUP, self.members(State::Up, |t| t.settings.backup)),
+                rank(PRIMARY, self.members(|t| !t.settings.backup)),
+                rank(BACKUP, self.members(|t| t.settings.backup)),
                 rank(LAST_RESORT, self.last_resort()),
             ],
         }
     }
 
-    fn members(&self, state: State, which: impl Fn(&Tracked) -> bool) -> Vec<Member> {
-        let eligible = self.tracked.iter().filter(|t| t.takes(state) && which(t));
+    fn members(&self, which: impl Fn(&Tracked) -> bool) -> Vec<Member> {
+        let eligible = self.tracked.iter().filter(|t| t.is_pickable() && which(t));
         eligible.map(Tracked::member).collect()
     }
 
@@ -201,12 +207,28 @@ impl Control {
         if !wanted || self.tracked.iter().any(|t| t.takes(State::Up)) {
             return Vec::new();
         }
-        self.members(State::Down, |_| true)
+        let eligible = self.tracked.iter();
+        let eligible = eligible.filter(|t| t.takes(State::Down) && t.is_let_in());
+        let backend = |t: &Tracked| Arc::clone(&t.backend);
+        eligible
+            .map(|t| Member::new(backend(t), t.settings.weight, slow_start::FULL))
+            .collect()
+    }
+
+    /// A backend as the admin endpoint shows it.
+    pub(super) fn view(&self, index: usize, now: Instant) -> BackendView {
+        let tracked = &self.tracked[index];
+        tracked.view(self.is_alone(&tracked.backend), now)
     }
 
     pub(super) fn of(&mut self, backend: &Arc<Backend>) -> Option<&mut Tracked> {
         let mut all = self.tracked.iter_mut();
         all.find(|tracked| Arc::ptr_eq(&tracked.backend, backend))
+    }
+
+    /// How many may be used.
+    fn usable(&self) -> usize {
+        self.tracked.iter().filter(|t| t.takes(State::Up)).count()
     }
 
     /// Whether no backend but this one may be used.
@@ -236,7 +258,10 @@ impl Control {
             return (None, false);
         }
         tracked.note_fall(now);
-        (tracked.moved(before, cause, Some(took), "checks"), true)
+        (
+            tracked.moved(before, cause, Some(took), "checks", now),
+            true,
+        )
     }
 
     /// Does what has become due.
@@ -245,6 +270,7 @@ impl Control {
         let mut tick = Tick {
             moved: self.assume_up(now),
             resumed: self.pause.until().is_some_and(|until| until <= now),
+            stepped: false,
             due: Due::default(),
         };
         if tick.resumed {
@@ -252,7 +278,11 @@ impl Control {
         }
         let mut next: Vec<Instant> = Vec::new();
         next.extend(self.pause.until());
-        for tracked in &self.tracked {
+        for tracked in &mut self.tracked {
+            tick.stepped |= tracked.fall_due(now);
+            tick.stepped |= tracked.advance(now);
+            next.extend(tracked.due_at());
+            next.extend(tracked.advances_at());
             next.extend(tracked.assumed_up_at());
             match tracked.deadline() {
                 Some(deadline) if deadline > now => next.push(deadline),
@@ -285,12 +315,14 @@ impl Control {
         let mut others = self.departed;
         let mut names = HashSet::new();
         let mut backends = Vec::new();
+        let usable = self.usable();
         let (removed, present): (Vec<_>, Vec<_>) =
             self.tracked.iter().partition(|t| t.is_removed());
         for tracked in present.into_iter().chain(removed) {
             let shown = !tracked.is_removed() || tracked.backend.active() > 0;
             if shown && names.insert(Arc::clone(&tracked.backend.name)) {
-                backends.push(tracked.view(now));
+                let alone = usable == usize::from(tracked.takes(State::Up));
+                backends.push(tracked.view(alone, now));
             } else {
                 others.add(Bytes::of(&tracked.backend));
             }
@@ -328,6 +360,15 @@ impl Pool {
         self: &Arc<Self>,
         change: impl FnOnce(&mut Control) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.heed();
+        self.publish(change)
+    }
+
+    /// The same, whatever cores have found meanwhile.
+    pub(super) fn publish<T, E>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Control) -> Result<T, E>,
+    ) -> Result<T, E> {
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut control)?;
         let snapshot = control.snapshot(Some(&self.current.load()));
@@ -348,7 +389,8 @@ impl Pool {
     }
 
     /// Every backend as the admin endpoint shows it.
-    pub fn overview(&self) -> Overview {
+    pub fn overview(self: &Arc<Self>) -> Overview {
+        self.heed();
         self.look(|control| control.overview(Instant::now()))
     }
 
@@ -396,11 +438,12 @@ impl Pool {
     }
 
     /// Does what has become due by `now`: backends that have waited for their first check
-    /// result for `health.timeout` count as up, a pause ends. What is due and not for the pool
-    /// to do is told.
+    /// result for `health.timeout` count as up, a pause ends, ejections expire, slow starts come
+    /// further. What is due and not for the pool to do is told.
     pub fn due(self: &Arc<Self>, now: Instant) -> Due {
+        self.heed();
         let tick = self.look(|control| control.tick(now));
-        if tick.resumed || !tick.moved.is_empty() {
+        if tick.resumed || tick.stepped || !tick.moved.is_empty() {
             self.change(|_| ());
         }
         if tick.resumed {
@@ -428,6 +471,7 @@ impl Pool {
         } else {
             counters.checks_failed.add(1);
         }
+        self.heed();
         let now = Instant::now();
         let (moved, turned) = self.look(|control| control.checked(backend, check, now));
         let Some(moved) = moved else {

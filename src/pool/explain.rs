@@ -307,18 +307,23 @@ impl<'a> Trial<'a> {
                 Some(Key { hash: None, .. }) => of_any_key(fork.standings(&still, request), &still),
                 _ => fork.standings(&still, request),
             };
+            let parts = self.snapshot.tiers[rank].parts;
             let found = |(i, standing): (usize, Standing)| Found {
                 // As the pick sees it, also where it changed in between.
                 obstacle: open
                     .obstacle(i)
                     .filter(|_| !still.open(i))
                     .or_else(|| is_overloaded(&standing).then_some(Obstacle::Load)),
-                standing,
+                standing: Standing {
+                    score: standing.score.map(|score| score.of_parts(parts)),
+                    ..standing
+                },
             };
             let standings = standings.into_iter().enumerate();
             self.found[rank] = Some(standings.map(found).collect());
         }
         let choice = fork.pick(&still, request, &mut rand::rng());
+        choice.iter().for_each(|choice| open.foresee(choice.index));
         self.first &= choice.is_none();
         choice
     }

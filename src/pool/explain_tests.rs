@@ -218,7 +218,7 @@ fn a_draw_names_candidates_and_scores_that_the_log_bears_out() {
             let (others, of_weight) = load(b);
             *b.view.backend.name != *backend
                 && others == other
-                && active * of_weight <= others * weight
+                && f64::from(active) * of_weight <= f64::from(others) * weight
         });
         assert!(beaten, "{pick} of {backend} in {candidates:?}");
         staying.push(lease);

@@ -54,6 +54,34 @@ pub struct BackendState {
     pub last_check: Option<CheckResult>,
     /// Its last changes of state.
     pub history: History<State>,
+    /// What its connections have shown; `None`: that was not known yet.
+    #[serde(default)]
+    pub conduct: Option<ConductState>,
+    /// How long ago its slow start began, if it is in one.
+    #[serde(default)]
+    pub ramping: Option<Duration>,
+    /// Its weight grows when it is up next.
+    #[serde(default)]
+    pub newcomer: bool,
+}
+
+/// What connections have shown of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConductState {
+    /// Failures in a row.
+    pub streak: u32,
+    /// How long ago it last failed, or returned.
+    pub quiet: Duration,
+    /// So long without a failure, and its ejections are forgiven; zero: they are.
+    pub forgive_after: Duration,
+    /// How often in a row it has been ejected.
+    pub times: u32,
+    /// How long it is ejected still, zero where a trial is due or goes on; `None`: it is not.
+    pub left: Option<Duration>,
+    /// When that is over.
+    pub until: Option<SystemTime>,
+    /// How long it is in all.
+    pub length: Option<Duration>,
 }
 
 /// The time that is left to the connections of a backend.
@@ -175,7 +203,8 @@ pub fn records(overrides: &Overrides) -> Vec<OverrideRecord> {
 
 impl Pool {
     /// What the process that takes the place of this one is to know.
-    pub fn memory(&self) -> PoolState {
+    pub fn memory(self: &Arc<Self>) -> PoolState {
+        self.heed();
         let now = Instant::now();
         self.look(|control| PoolState {
             name: Arc::clone(&control.file.name),
@@ -206,9 +235,16 @@ impl Pool {
                     tracked.is_named(&backend.name) && tracked.backend.address == backend.address
                 };
                 if let Some(tracked) = all.find(same) {
-                    tracked.remember(backend, now);
+                    tracked.remember(backend, &control.settings, now);
                 }
             }
+            let known = |tracked: &super::tracked::Tracked| {
+                let mut all = memory.backends.iter();
+                all.any(|b| tracked.is_named(&b.name) && tracked.backend.address == b.address)
+            };
+            // The file of this process has those, and that of the other one had not.
+            let new = control.tracked.iter_mut().filter(|t| !known(t));
+            new.for_each(|tracked| tracked.come_later(now));
         });
         merge.ended
     }

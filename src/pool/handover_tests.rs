@@ -51,7 +51,7 @@ fn another_pool_goes_on_with_what_one_knows() {
     let ended = new.remember(sent(&old.memory()), &loaded.config);
     assert!(ended.is_empty());
     assert_eq!(new.overrides(), old.overrides());
-    let shown = |pool: &Pool| {
+    let shown = |pool: &Arc<Pool>| {
         let views = pool.overview().backends.into_iter();
         let of = |view: crate::pool::BackendView| {
             let checks = (view.checks, view.last_check, view.passes_needed);
@@ -172,7 +172,7 @@ fn the_time_of_a_drained_backend_goes_on() {
     };
     old.set("127.0.0.1:1", drained, &stamp())
         .expect("a backend");
-    let until = |pool: &Pool| {
+    let until = |pool: &Arc<Pool>| {
         let leaving = pool.overview().backends[0].leaving;
         leaving.and_then(|leaving| leaving.until).expect("a time")
     };

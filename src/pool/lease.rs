@@ -1,12 +1,15 @@
 //! A slot of a backend, held by one connection from the pick to its end.
 
+use std::cell::Cell;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::snapshot::Taken;
 use super::{Backend, Pool};
 use crate::config::LatencyOf;
 use crate::log::Pick;
-use crate::metrics::ConnectFailure;
+use crate::metrics::{ConnectFailure, Failure};
 use crate::net::DialError;
 
 /// A slot of a backend. Dropping it gives the slot back, whatever happened, and lets in who
@@ -17,10 +20,17 @@ pub struct Lease {
     backend: Arc<Backend>,
     pick: Pick,
     connecting: bool,
+    /// It tries a backend whose ejection has expired, and has shown nothing yet.
+    trial: Cell<bool>,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, backend: Arc<Backend>, pick: Pick) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, taken: Taken) -> Self {
+        let Taken {
+            backend,
+            pick,
+            trial,
+        } = taken;
         backend.counters.here().total.add(1);
         if matches!(pick, Pick::Retry(_)) {
             backend.counters.here().retried.add(1);
@@ -30,11 +40,13 @@ impl Lease {
             backend,
             pick,
             connecting: true,
+            trial: Cell::new(trial),
         }
     }
 
     /// The slot of a connection that came from another process, where it was picked and
-    /// counted. It has it whatever the limits are.
+    /// counted. It has it whatever the limits are. Where it was a trial, another connection is
+    /// that one here.
     pub fn adopt(pool: Arc<Pool>, backend: Arc<Backend>, pick: Option<Pick>) -> Self {
         backend.adopt();
         Self {
@@ -42,6 +54,7 @@ impl Lease {
             backend,
             pick: pick.unwrap_or(Pick::Held),
             connecting: false,
+            trial: Cell::new(false),
         }
     }
 
@@ -77,6 +90,45 @@ impl Lease {
         if self.pool.current.load().settings.latency.of == LatencyOf::FirstByte {
             self.backend.observe_latency(took, now);
         }
+        self.succeeded(now);
+    }
+
+    /// It has been relayed for a second without a word of the backend's, which is well.
+    pub fn lasted(&self, now: Instant) {
+        self.succeeded(now);
+    }
+
+    /// The backend ended it before its first byte, and the client had sent nothing.
+    pub fn ended_early(&self, how: Failure, now: Instant) {
+        let reset = usize::from(how == Failure::EarlyReset);
+        self.backend.counters.here().ended_early[reset].add(1);
+        let what = match how {
+            Failure::EarlyReset => "reset before its first byte",
+            _ => "closed before its first byte",
+        };
+        self.went_wrong(&what, now);
+    }
+
+    /// Whether it matters that something goes well: else nobody need look.
+    pub fn is_doubted(&self) -> bool {
+        self.backend.conduct.is_doubted()
+    }
+
+    /// Whether it was a trial; it is none any more.
+    pub(super) fn take_trial(&self) -> bool {
+        self.trial.take()
+    }
+
+    fn succeeded(&self, now: Instant) {
+        self.backend.conduct.succeed();
+        if self.take_trial() {
+            self.pool.trial_passed(&self.backend, now);
+        }
+    }
+
+    fn went_wrong(&self, what: &dyn fmt::Display, now: Instant) {
+        let trial = self.take_trial();
+        self.pool.went_wrong(&self.backend, trial, what, now);
     }
 
     /// The connect failed; the slot is given back.
@@ -87,6 +139,7 @@ impl Lease {
         if !error.is_local() {
             counters.failed.add(1);
             self.backend.suspect();
+            self.went_wrong(&format_args!("connect: {error}"), Instant::now());
         }
     }
 
@@ -112,6 +165,9 @@ fn reason(error: &DialError) -> ConnectFailure {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.end_connect();
+        if self.take_trial() {
+            self.backend.conduct.give_back_trial();
+        }
         self.backend.release();
         self.pool.given_back();
     }

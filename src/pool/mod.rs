@@ -6,6 +6,7 @@
 //! nobody can take wait in [`hold`].
 
 mod backend;
+mod conduct;
 mod control;
 pub mod explain;
 mod fallen;
@@ -13,11 +14,14 @@ pub mod handover;
 pub mod history;
 mod keys;
 mod lease;
+mod outlier;
 pub mod overrides;
+mod passive;
 pub mod pause;
 pub mod rebalance;
 mod reload;
 mod runtime;
+mod slow_start;
 mod snapshot;
 mod state;
 mod sync;
@@ -56,6 +60,7 @@ use crate::metrics::{Counter, Ended, Histogram, PerCore};
 use crate::net::Turns;
 use backend::Asker;
 use control::Control;
+use passive::Docket;
 use pause::Pause;
 
 /// First pause before the head of the hold queue tries a backend again that refused the last
@@ -73,6 +78,8 @@ pub struct PoolCounters {
     pub moved: Counter,
     /// Connections that were held, each counted once.
     pub held: Counter,
+    /// Ejections of its backends, repeated ones included.
+    pub ejections: Counter,
     /// How its connections ended, by [`Ended`].
     pub ended: [Counter; Ended::COUNT],
 }
@@ -82,6 +89,7 @@ impl Named for PoolCounters {
         tell("total", &self.total);
         tell("moved", &self.moved);
         tell("held", &self.held);
+        tell("ejections", &self.ejections);
         by_word("ended", Ended::WORDS, &self.ended, tell);
     }
 }
@@ -105,6 +113,9 @@ pub struct Pool {
     pub local_faults: SharedThrottle,
     /// Whose turn it is among `source_address`.
     pub source_turns: Turns,
+    /// For the lines about backends that fail and are not ejected.
+    spared: SharedThrottle,
+    docket: Docket,
     current: ArcSwap<Snapshot>,
     control: Mutex<Control>,
     hold: Arc<hold::Queue<Attempt, Lease>>,
@@ -209,6 +220,8 @@ impl Pool {
             connect_failures: SharedThrottle::new(Instant::now()),
             local_faults: SharedThrottle::new(Instant::now()),
             source_turns: Turns::default(),
+            spared: SharedThrottle::new(Instant::now()),
+            docket: Docket::default(),
             current: ArcSwap::from_pointee(control.snapshot(None)),
             control: Mutex::new(control),
             hold: Arc::default(),
@@ -364,7 +377,7 @@ impl Pool {
 
     fn take(self: &Arc<Self>, attempt: &Attempt, asker: Asker) -> Option<Lease> {
         let taken = self.current.load().take(attempt, asker, &mut rand::rng())?;
-        Some(Lease::new(Arc::clone(self), taken.backend, taken.pick))
+        Some(Lease::new(Arc::clone(self), taken))
     }
 
     /// Keeps those moving who are held, for as long as the pool lives: asks for checks soon,

@@ -104,7 +104,11 @@ impl Pool {
     /// clients.
     pub fn later(settings: Arc<config::Pool>, cores: usize) -> Arc<Self> {
         let pool = Self::new(settings, cores);
-        pool.look(|control| control.tracked.iter_mut().for_each(|t| t.original = false));
+        let now = Instant::now();
+        pool.change(|control| {
+            let all = control.tracked.iter_mut();
+            all.for_each(|tracked| tracked.set_original(false, now));
+        });
         pool
     }
 

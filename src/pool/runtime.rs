@@ -77,7 +77,7 @@ impl Control {
         now: Instant,
     ) -> Result<(Changed, Option<Moved>), Refused> {
         let index = self.present(name)?;
-        let before = self.tracked[index].view(now);
+        let before = self.view(index, now);
         let name = Arc::clone(&before.backend.name);
         if let Some(weight) = wanted.weight.filter(|w| *w != before.settings.weight) {
             self.overrides
@@ -94,7 +94,7 @@ impl Control {
             let time = (wanted.timeout, self.settings.drain_timeout);
             moved = self.tracked[index].set_admin(state, time, stamp, now);
         }
-        let after = self.tracked[index].view(now);
+        let after = self.view(index, now);
         Ok((Changed { before, after }, moved))
     }
 
@@ -112,7 +112,7 @@ impl Control {
         self.overrides.add(&self.file, backend, stamp.clone());
         self.reconcile(stamp, now);
         let index = self.present(&name)?;
-        Ok(self.tracked[index].view(now))
+        Ok(self.view(index, now))
     }
 
     fn remove(
@@ -122,13 +122,14 @@ impl Control {
         now: Instant,
     ) -> Result<(Changed, Vec<Moved>), Refused> {
         let index = self.present(name)?;
-        let before = self.tracked[index].view(now);
+        let before = self.view(index, now);
         let backend = Arc::clone(&before.backend);
         self.overrides
             .remove(&self.file, &backend.name, stamp.clone());
         let moved = self.reconcile(stamp, now);
-        let after = match self.of(&backend) {
-            Some(tracked) => tracked.view(now),
+        let mut all = self.tracked.iter();
+        let after = match all.position(|t| Arc::ptr_eq(&t.backend, &backend)) {
+            Some(index) => self.view(index, now),
             None => before.clone(),
         };
         Ok((Changed { before, after }, moved))

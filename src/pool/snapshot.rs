@@ -5,13 +5,17 @@
 //! `when_all_down = "try"` and none is up, those that are down. A later tier is asked only
 //! when no backend of the earlier ones can take the connection.
 
+use std::cell::Cell;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use rand::Rng;
 
 use super::backend::{Asker, Backend, Obstacle};
+use super::conduct::{Admission, Gate};
+use super::outlier::Seat;
 use super::pause::Pause;
+use super::slow_start;
 use super::{Attempt, Pool};
 use crate::balance::{Balancer, Choice, Members, Request};
 use crate::config::{self, Balance};
@@ -32,6 +36,8 @@ pub struct Snapshot {
     pub(super) dependents: Vec<Weak<Pool>>,
     /// Every backend that was not removed, in file order, whatever its state.
     pub backends: Vec<Arc<Backend>>,
+    /// What each of them is for the ejection of another, ejections left out.
+    pub(super) seats: Vec<Seat>,
     pub(super) tiers: [Tier; 3],
 }
 
@@ -47,33 +53,70 @@ pub(super) const LAST_RESORT: usize = 2;
 pub(super) struct Tier {
     pub(super) members: Arc<[Member]>,
     pub(super) balancer: Arc<Balancer>,
+    /// So many parts of a weight are one: more than 1 while a member ramps.
+    pub(super) parts: u32,
 }
 
 /// A backend and its share.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) backend: Arc<Backend>,
-    /// At least 1.
+    /// As configured, at least 1.
     pub(super) weight: u32,
+    /// As it counts now: in parts, less what a slow start takes away. At least 1.
+    pub(super) share: u32,
+}
+
+impl Member {
+    /// One whose weight counts so many twentieths.
+    pub(super) fn new(backend: Arc<Backend>, weight: u32, level: u32) -> Self {
+        Self {
+            backend,
+            weight,
+            share: weight * level,
+        }
+    }
+
+    fn ramps(&self) -> bool {
+        self.share != self.weight * slow_start::FULL
+    }
 }
 
 impl Tier {
     /// A tier of `members`; keeps `old`, and with it the strategy's sequence, if nothing
-    /// changed.
-    pub(super) fn new(members: Vec<Member>, settings: &config::Pool, old: Option<&Self>) -> Self {
-        if let Some(old) = old
-            && same(&old.members, &members)
-        {
-            return old.clone();
+    /// changed. A step of a slow start goes on with the sequence: it begins anew with the
+    /// ramp, and when that is over.
+    pub(super) fn new(
+        mut members: Vec<Member>,
+        settings: &config::Pool,
+        old: Option<&Self>,
+    ) -> Self {
+        let ramps = members.iter().any(Member::ramps);
+        if !ramps {
+            members.iter_mut().for_each(|m| m.share = m.weight);
         }
+        let parts = if ramps { slow_start::FULL } else { 1 };
+        let old = old.filter(|old| same(&old.members, &members));
+        if let Some(old) = old {
+            let pairs = old.members.iter().zip(&members);
+            if pairs.into_iter().all(|(old, new)| old.share == new.share) {
+                return old.clone();
+            }
+        }
+        let goes_on = old.filter(|old| ramps && old.parts > 1);
         Self {
             members: members.into(),
-            balancer: Arc::new(Balancer::of(settings)),
+            balancer: match goes_on {
+                Some(old) => Arc::clone(&old.balancer),
+                None => Arc::new(Balancer::of(settings)),
+            },
+            parts,
         }
     }
 }
 
-fn same(old: &[Member], new: &[Member]) -> bool {
+/// Whether these are the same backends with the same weights, slow starts left out.
+pub(super) fn same(old: &[Member], new: &[Member]) -> bool {
     let pairs = old.iter().zip(new);
     old.len() == new.len()
         && pairs
@@ -85,12 +128,27 @@ fn same(old: &[Member], new: &[Member]) -> bool {
 pub(super) struct Taken {
     pub(super) backend: Arc<Backend>,
     pub(super) pick: Pick,
+    /// It is a trial.
+    pub(super) trial: bool,
 }
 
 impl Snapshot {
     /// How many backends may be picked now.
     pub fn usable(&self) -> usize {
-        self.tiers.iter().map(|tier| tier.members.len()).sum()
+        let members = self.tiers.iter().flat_map(|tier| tier.members.iter());
+        members
+            .filter(|member| member.backend.conduct.obstacle().is_none())
+            .count()
+    }
+
+    /// What each backend is for the ejection of another, as of now.
+    pub(super) fn seats(&self) -> Vec<Seat> {
+        let pairs = self.seats.iter().zip(&self.backends);
+        let seat = |(seat, backend): (&Seat, &Arc<Backend>)| Seat {
+            ejected: backend.conduct.gate() != Gate::Open,
+            ..*seat
+        };
+        pairs.map(seat).collect()
     }
 
     /// Chooses a backend for `attempt` and takes a slot of it.
@@ -153,9 +211,12 @@ impl Snapshot {
                 without,
                 asker,
                 now: Instant::now(),
+                trial: Cell::new(false),
             };
             let choice = choose(rank, &open, request)?;
+            let trial = open.trial.get();
             let pick = match (asker, attempt.number(), rank) {
+                _ if trial => Pick::Trial,
                 (_, _, LAST_RESORT) => Pick::Try,
                 (Asker::Held | Asker::Tick, _, _) => Pick::Held,
                 (_, number, _) if number > 1 => Pick::Retry(number),
@@ -163,7 +224,11 @@ impl Snapshot {
                 _ => choice.why.into(),
             };
             let backend = Arc::clone(&tier.members[choice.index].backend);
-            Some(Taken { backend, pick })
+            Some(Taken {
+                backend,
+                pick,
+                trial,
+            })
         })
     }
 }
@@ -174,9 +239,16 @@ pub(super) struct Open<'a> {
     without: &'a [Arc<Backend>],
     asker: Asker,
     now: Instant,
+    /// The slot that was reserved is that of a trial.
+    trial: Cell<bool>,
 }
 
 impl Open<'_> {
+    /// To have member `i` would be to try it.
+    pub(super) fn foresee(&self, i: usize) {
+        self.trial.set(self.members[i].backend.conduct.is_due());
+    }
+
     /// Why member `i` cannot be chosen.
     #[inline]
     pub(super) fn obstacle(&self, i: usize) -> Option<Obstacle> {
@@ -194,7 +266,7 @@ impl Members for Open<'_> {
     }
 
     fn weight(&self, i: usize) -> u32 {
-        self.members[i].weight
+        self.members[i].share
     }
 
     fn active(&self, i: usize) -> u32 {
@@ -214,6 +286,8 @@ impl Members for Open<'_> {
     }
 
     fn reserve(&self, i: usize) -> bool {
-        self.members[i].backend.reserve(self.asker)
+        let admission = self.members[i].backend.reserve(self.asker);
+        self.trial.set(admission == Some(Admission::Trial));
+        admission.is_some()
     }
 }

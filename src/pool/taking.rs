@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::backend::Backend;
-use super::snapshot::Member;
+use super::conduct::Gate;
+use super::snapshot::{self, Member};
 use super::{Client, Keys, Pool};
 use crate::balance::Balancer;
 use crate::balance::evening::{Evening, Share, Uneven};
@@ -31,15 +32,28 @@ impl Pool {
     pub fn taking(&self) -> Taking {
         let snapshot = self.current.load();
         let tiers = snapshot.tiers.iter();
-        let tier = tiers.clone().find(|tier| !tier.members.is_empty());
-        let tier = tier.unwrap_or(&snapshot.tiers[0]);
+        let mut tiers = tiers.filter(|tier| tier.members.iter().any(is_well));
+        let tier = tiers.next().unwrap_or(&snapshot.tiers[0]);
+        let (members, balancer) = match tier.members.iter().all(is_well) {
+            true => (Arc::clone(&tier.members), Arc::clone(&tier.balancer)),
+            false => {
+                let well = tier.members.iter().filter(|member| is_well(member));
+                let balancer = Balancer::new(snapshot.settings.balance);
+                (well.cloned().collect(), Arc::new(balancer))
+            }
+        };
         Taking {
             settings: Arc::clone(&snapshot.settings),
-            members: Arc::clone(&tier.members),
-            balancer: Arc::clone(&tier.balancer),
+            members,
+            balancer,
             paused: snapshot.pause.is_on(),
         }
     }
+}
+
+/// Whether it takes more than a trial.
+fn is_well(member: &Member) -> bool {
+    member.backend.conduct.gate() == Gate::Open
 }
 
 impl Taking {
@@ -53,15 +67,20 @@ impl Taking {
         self.paused
     }
 
-    /// Whether these are the same backends with the same weights.
+    /// Whether these are the same backends with the same weights; how far a slow start has come
+    /// changes neither.
     pub fn is_same(&self, other: &Self) -> bool {
-        // A tier is replaced where something changed, and kept where nothing did.
-        Arc::ptr_eq(&self.members, &other.members)
+        snapshot::same(&self.members, &other.members)
     }
 
     /// The backends, in file order.
     pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.members.iter().map(|member| &member.backend)
+    }
+
+    /// Their weights as configured, in the same order.
+    pub fn weights(&self) -> impl Iterator<Item = u32> {
+        self.members.iter().map(|member| member.weight)
     }
 
     /// The place of the backend whose name this is, by its very pointer.
@@ -95,7 +114,7 @@ impl Taking {
     /// How they stand, where of each so many connections may be closed.
     pub fn shares(&self, closable: &[u32], now: Instant) -> Vec<Share> {
         let share = |(member, closable): (&Member, &u32)| Share {
-            weight: member.weight,
+            weight: member.share,
             active: member.backend.active(),
             closable: *closable,
             limit: member.backend.limit(),

@@ -5,13 +5,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::handover::{BackendState, LeavingState};
+use super::conduct::Gate;
+use super::handover::{BackendState, ConductState, LeavingState};
 use super::health::{self, Health};
 use super::history::{Entry, History};
+use super::outlier::{Ejection, Outlier};
 use super::overrides::Stamp;
+use super::slow_start::{self, Ramp};
 use super::snapshot::Member;
 use super::{AdminState, Backend, State};
 use crate::config::{self, HealthKind};
+use crate::log::Throttle;
 
 /// A first check that ends by its time-out ends as late as the wait for its result: its verdict
 /// is waited for, or a backend that never answers would be up for a moment.
@@ -58,6 +62,10 @@ pub struct BackendView {
     pub transitions: u64,
     /// Checks it must pass before it is up; 0 while it is.
     pub passes_needed: u32,
+    /// When its ejection expires, or did: then the next connection is a trial, or one is.
+    pub ejected_until: Option<SystemTime>,
+    /// Its weight, less what a slow start takes away.
+    pub effective_weight: f64,
     /// Since it takes no new connections because somebody wants it so.
     pub leaving: Option<Leaving>,
     /// The last check.
@@ -128,6 +136,14 @@ pub(super) struct Tracked {
     pub(super) original: bool,
     /// Since when checks say that it is down; `None`: they do not, or there are none.
     pub(super) fallen_at: Option<Instant>,
+    pub(super) outlier: Outlier,
+    pub(super) ejections_told: Throttle,
+    pub(super) returns_told: Throttle,
+    /// Over how long its weight grows, where it does.
+    slow_start: Duration,
+    ramp: Option<Ramp>,
+    /// When it is up next its weight grows.
+    newcomer: bool,
     admin: AdminState,
     removed: bool,
     leaving: Option<Leaving>,
@@ -166,6 +182,12 @@ impl Tracked {
             last_check: None,
             original: false,
             fallen_at: None,
+            outlier: Outlier::default(),
+            ejections_told: Throttle::default(),
+            returns_told: Throttle::default(),
+            slow_start: slow_start_of(pool),
+            ramp: None,
+            newcomer: true,
             admin: AdminState::Ready,
             removed: false,
             leaving: None,
@@ -204,6 +226,7 @@ impl Tracked {
             (_, AdminState::Maintenance, _) => State::Maintenance,
             (_, AdminState::Drain, _) => State::Draining,
             (_, AdminState::Ready, health::State::Down) => State::Down,
+            (_, AdminState::Ready, _) if self.outlier.ejection().is_some() => State::Ejected,
             (_, AdminState::Ready, health::State::Starting) => State::Starting,
             (_, AdminState::Ready, health::State::Up) => State::Up,
         }
@@ -212,6 +235,23 @@ impl Tracked {
     /// Whether new connections may go there while it is `state`.
     pub(super) fn takes(&self, state: State) -> bool {
         self.state() == state && self.settings.weight > 0
+    }
+
+    /// Whether it is in the place of one that is up, but for an ejection.
+    pub(super) fn serves(&self) -> bool {
+        let up = self.health.state() == health::State::Up;
+        let ready = !self.removed && self.admin == AdminState::Ready;
+        ready && up && self.settings.weight > 0
+    }
+
+    /// Whether a pick may have it: it serves, and if it was ejected that is for a trial.
+    pub(super) fn is_pickable(&self) -> bool {
+        self.serves() && self.is_let_in()
+    }
+
+    /// Whether it is not ejected, or is tried.
+    pub(super) fn is_let_in(&self) -> bool {
+        self.outlier.ejection().is_none() || self.backend.conduct.gate() != Gate::Ejected
     }
 
     /// Takes new settings of the same backend. What checks have found stays, until they are
@@ -226,6 +266,8 @@ impl Tracked {
         let before = self.state();
         self.settings = settings.clone();
         self.backend.retune(settings, pool);
+        self.slow_start = slow_start_of(pool);
+        self.advance(now);
         let thresholds = (&pool.health).into();
         self.health.retune(thresholds);
         let checkable = pool.health.kind != HealthKind::None;
@@ -235,8 +277,12 @@ impl Tracked {
         }
         self.checkable = checkable;
         self.note_fall(now);
-        let cause = "checks are switched off".to_owned();
-        self.moved(before, cause, None, &stamp.by)
+        let off = pool.outlier.consecutive_failures == 0;
+        let cause = match off && self.release(now).is_some() {
+            true => "outlier detection is switched off",
+            false => "checks are switched off",
+        };
+        self.moved(before, cause.to_owned(), None, &stamp.by, now)
     }
 
     /// Obeys an operator. `time` is what its connections have left, zero: all they need.
@@ -252,8 +298,11 @@ impl Tracked {
     ) -> Option<Moved> {
         let before = self.state();
         let from = std::mem::replace(&mut self.admin, to);
-        if from == AdminState::Maintenance && to != from && self.checkable {
-            self.health.restart(now);
+        if from == AdminState::Maintenance && to != from {
+            self.release(now);
+            if self.checkable {
+                self.health.restart(now);
+            }
         }
         self.note_fall(now);
         match (to, time) {
@@ -265,7 +314,7 @@ impl Tracked {
             _ => {}
         }
         let cause = format!("set to {}", to.as_str());
-        self.moved(before, cause, None, &stamp.by)
+        self.moved(before, cause, None, &stamp.by, now)
     }
 
     /// It is not in the pool any more. The time that was asked for when it was drained stands, and
@@ -280,7 +329,7 @@ impl Tracked {
         {
             self.leave((time, false), stamp, now);
         }
-        self.moved(before, "removed".to_owned(), None, &stamp.by)
+        self.moved(before, "removed".to_owned(), None, &stamp.by, now)
     }
 
     fn leave(&mut self, time: (Duration, bool), stamp: &Stamp, now: Instant) {
@@ -311,7 +360,7 @@ impl Tracked {
         self.assumed_up_at().filter(|at| *at <= now)?;
         self.health.assume_up(now)?;
         let cause = "no check result in time".to_owned();
-        self.moved(before, cause, None, "checks")
+        self.moved(before, cause, None, "checks", now)
     }
 
     /// Notes that the state is not `before` any more, if so.
@@ -321,8 +370,10 @@ impl Tracked {
         cause: String,
         check: Option<Duration>,
         by: &str,
+        now: Instant,
     ) -> Option<Moved> {
         let after = self.state();
+        self.see_to_ramp(after, now);
         if before == after {
             return None;
         }
@@ -343,6 +394,55 @@ impl Tracked {
         })
     }
 
+    /// One that was away, or is new, has its weight grow from when it is up on.
+    fn see_to_ramp(&mut self, state: State, now: Instant) {
+        let down = self.health.state() == health::State::Down;
+        let away = self.admin == AdminState::Maintenance || self.outlier.ejection().is_some();
+        if down {
+            // What connections showed before belongs to before.
+            self.backend.conduct.succeed();
+        }
+        self.newcomer |= down || away;
+        if state == State::Up && std::mem::take(&mut self.newcomer) {
+            self.ramp = Ramp::begin(self.slow_start, now);
+        }
+    }
+
+    /// It is of the configuration that the process was started with, or came later.
+    pub(super) fn set_original(&mut self, original: bool, now: Instant) {
+        self.original = original;
+        self.newcomer = !original;
+        self.ramp = None;
+        self.see_to_ramp(self.state(), now);
+    }
+
+    /// It came after the start, though it is of the configuration of the start.
+    pub(super) fn come_later(&mut self, now: Instant) {
+        self.newcomer = true;
+        self.see_to_ramp(self.state(), now);
+    }
+
+    /// Takes the step of its slow start that is due, if one is.
+    pub(super) fn advance(&mut self, now: Instant) -> bool {
+        let Some(ramp) = &mut self.ramp else {
+            return false;
+        };
+        let advanced = ramp.advance(self.slow_start, now);
+        if ramp.level() == slow_start::FULL {
+            self.ramp = None;
+        }
+        advanced
+    }
+
+    /// When the next step is.
+    pub(super) fn advances_at(&self) -> Option<Instant> {
+        self.ramp.map(|ramp| ramp.next(self.slow_start))
+    }
+
+    fn level(&self) -> u32 {
+        self.ramp.map_or(slow_start::FULL, |ramp| ramp.level())
+    }
+
     /// What another process is to know of it.
     pub(super) fn memory(&self, now: Instant) -> BackendState {
         BackendState {
@@ -355,11 +455,53 @@ impl Tracked {
             down_for: self.fallen_at.map(|at| now.saturating_duration_since(at)),
             last_check: self.last_check.clone(),
             history: self.history.clone(),
+            conduct: Some(self.conduct(now)),
+            ramping: self
+                .ramp
+                .map(|ramp| now.saturating_duration_since(ramp.since())),
+            newcomer: self.newcomer,
+        }
+    }
+
+    fn conduct(&self, now: Instant) -> ConductState {
+        let (streak, quiet, forgive_after) = self.backend.conduct.memory(now);
+        let ejection = self.outlier.ejection();
+        ConductState {
+            streak,
+            quiet,
+            forgive_after,
+            times: self.outlier.times(),
+            left: ejection.map(|_| {
+                let until = self.due_at().unwrap_or(now);
+                until.saturating_duration_since(now)
+            }),
+            until: ejection.map(|ejection| ejection.until_at),
+            length: ejection.map(|ejection| ejection.length),
+        }
+    }
+
+    fn remember_conduct(&mut self, of: &ConductState, off: bool, now: Instant) {
+        let parts = (of.streak, of.quiet, of.forgive_after);
+        self.backend.conduct.remember(parts, now);
+        let ejection = match (of.left, of.until, of.length) {
+            (Some(left), Some(until_at), Some(length)) if !off => Some(Ejection {
+                until: now.checked_add(left).unwrap_or(now),
+                until_at,
+                length,
+            }),
+            _ => None,
+        };
+        self.outlier = Outlier::new(of.times, ejection);
+        if ejection.is_some() {
+            self.backend.conduct.set_gate(Gate::Ejected);
+            // One that was on trial is to have another: what comes of that one is told to the
+            // other process.
+            self.fall_due(now);
         }
     }
 
     /// Goes on from what another process knew of it. Runtime changes are in force already.
-    pub(super) fn remember(&mut self, memory: &BackendState, now: Instant) {
+    pub(super) fn remember(&mut self, memory: &BackendState, pool: &config::Pool, now: Instant) {
         if let Some(health) = memory.health.filter(|_| self.checkable) {
             self.health.remember(&health, now);
             let fallen_at = memory.down_for.and_then(|time| now.checked_sub(time));
@@ -375,19 +517,31 @@ impl Tracked {
         if let Some(leaving) = memory.leaving.filter(|_| self.leaving.is_some()) {
             self.leaving = Some(Leaving::go_on(leaving, now));
         }
+        if let Some(conduct) = &memory.conduct {
+            let off = pool.outlier.consecutive_failures == 0;
+            self.remember_conduct(conduct, off, now);
+        }
+        self.newcomer = memory.newcomer;
+        self.ramp = memory
+            .ramping
+            .and_then(|ago| Ramp::resume(ago, self.slow_start, now));
+        self.see_to_ramp(self.state(), now);
         self.since = memory.since;
         self.last_check.clone_from(&memory.last_check);
         self.history.clone_from(&memory.history);
     }
 
     pub(super) fn member(&self) -> Member {
-        Member {
-            backend: Arc::clone(&self.backend),
-            weight: self.settings.weight,
-        }
+        Member::new(
+            Arc::clone(&self.backend),
+            self.settings.weight,
+            self.level(),
+        )
     }
 
-    pub(super) fn view(&self, now: Instant) -> BackendView {
+    /// `alone`: no other backend of the pool is usable.
+    pub(super) fn view(&self, alone: bool, now: Instant) -> BackendView {
+        let share = f64::from(self.level()) / f64::from(slow_start::FULL);
         BackendView {
             backend: Arc::clone(&self.backend),
             settings: self.settings.clone(),
@@ -396,10 +550,23 @@ impl Tracked {
             checks: self.health.state(),
             since: self.since,
             transitions: self.history.total(),
-            passes_needed: self.health.passes_needed(now),
+            passes_needed: match self.health.passes_needed(now) {
+                needed if alone => needed.min(1),
+                needed => needed,
+            },
+            ejected_until: self.outlier.ejection().map(|ejection| ejection.until_at),
+            effective_weight: f64::from(self.settings.weight) * share,
             leaving: self.leaving,
             last_check: self.last_check.clone(),
             history: self.history.entries().cloned().collect(),
         }
+    }
+}
+
+/// Over how long weights grow in this pool; zero: at once.
+fn slow_start_of(pool: &config::Pool) -> Duration {
+    match pool.balance.can_ramp() {
+        true => pool.slow_start,
+        false => Duration::ZERO,
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn view(configured: &Configured, file: &Config) -> LiveView {
 }
 
 /// Removed backends of the pool are none any more to the plan, but their connections count.
-fn pool(pool: &Pool, file: &Config) -> LivePool {
+fn pool(pool: &Arc<Pool>, file: &Config) -> LivePool {
     let settings = file.pool(&pool.name).cloned();
     let settings = settings.unwrap_or_else(|| pool.settings());
     let overview = pool.overview();

@@ -1,6 +1,7 @@
 //! Sentences of an explanation.
 
 use super::obstacle;
+use crate::admin::words::At;
 use crate::balance::Score;
 use crate::config::{Balance, HashKey};
 use crate::pool::explain::{BackendStep, Explanation, Key, PoolStep, Verdict};
@@ -33,6 +34,8 @@ pub(super) fn verdict(found: &BackendStep) -> &'static str {
         Verdict::Obstacle(Obstacle::Resting) => "resting",
         Verdict::Obstacle(Obstacle::Tried) => "tried",
         Verdict::Obstacle(Obstacle::Load) => "overloaded",
+        Verdict::Obstacle(Obstacle::Ejected) => "state",
+        Verdict::Obstacle(Obstacle::Trying) => "trying",
         Verdict::Out if found.view.state != State::Up => "state",
         Verdict::Out if found.view.settings.weight == 0 => "weight",
         Verdict::Out => "not_asked",
@@ -65,6 +68,10 @@ fn candidate(found: &BackendStep, step: &PoolStep, attempt: Option<usize>) -> St
                 out(&found.view)
             )
         }
+        Some(0) if found.view.state == State::Ejected => format!(
+            "chosen, as the trial after its ejection: {}",
+            winner(found, step)
+        ),
         Some(0) => format!("chosen: {}", winner(found, step)),
         Some(n) => format!("attempt {}, if those before fail", n + 1),
     }
@@ -106,6 +113,10 @@ fn kept(found: &BackendStep, step: &PoolStep) -> String {
         }
         Some(Obstacle::Tried) => "tried already".to_owned(),
         Some(Obstacle::Load) => overloaded(found.score),
+        Some(Obstacle::Ejected) => "ejected in this moment".to_owned(),
+        Some(Obstacle::Trying) => {
+            "ejected: its trial is under way, and has shown nothing yet".to_owned()
+        }
         None => String::new(),
     }
 }
@@ -128,6 +139,10 @@ fn out(view: &BackendView) -> String {
         }
         (State::Up, _) => "came up in this moment".to_owned(),
         (State::Starting, _) => "no check result yet".to_owned(),
+        (State::Ejected, cause) => match view.ejected_until {
+            Some(until) => format!("ejected until {:.0}: {cause}", At(until)),
+            None => format!("ejected: {cause}"),
+        },
         (state, "") => state.as_str().to_owned(),
         (state, cause) => format!("{}: {cause}", state.as_str()),
     }

@@ -166,10 +166,11 @@ impl Snapshot {
         })
     }
 
-    /// Nothing ejects or replays yet.
+    /// Nothing replays yet.
     fn ejections(&self, out: &mut Families<'_>) -> fmt::Result {
         self.each_pool(out, &families::EJECTIONS, |samples, pool| {
-            samples.counter(&[&pool.name], 0_u64)
+            let ejections = pool.counters.sum(|cell| cell.ejections.value());
+            samples.counter(&[&pool.name], ejections)
         })?;
         self.each_pool(out, &families::REPLAYS, |samples, pool| {
             samples.counters(&[&pool.name], |_| 0)
@@ -311,19 +312,23 @@ fn connect_failures(backend: &Backend, why: usize) -> u64 {
     counters.sum(|cell| cell.connect_failures[why].value())
 }
 
-/// What live connections hold against it. Connects count already; early ends will with
-/// passive health.
+/// What live connections hold against it.
 fn failures(backend: &Backend, why: Failure) -> u64 {
     use ConnectFailure::{Other, Refused, Reset, Timeout, Unreachable};
     let reasons: &[ConnectFailure] = match why {
         Failure::Connect => &[Refused, Unreachable, Reset, Other],
         Failure::ConnectTimeout => &[Timeout],
-        Failure::EarlyClose | Failure::EarlyReset => &[],
+        Failure::EarlyClose => return ended_early(backend, 0),
+        Failure::EarlyReset => return ended_early(backend, 1),
     };
     let reasons = reasons.iter();
     reasons
         .map(|why| connect_failures(backend, *why as usize))
         .sum()
+}
+
+fn ended_early(backend: &Backend, how: usize) -> u64 {
+    backend.counters.sum(|cell| cell.ended_early[how].value())
 }
 
 fn unix(at: SystemTime) -> f64 {

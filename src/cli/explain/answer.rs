@@ -91,6 +91,8 @@ pub(super) struct Backend {
     pub(super) state: String,
     pub(super) since: Option<String>,
     pub(super) weight: u64,
+    /// Less what a slow start takes away.
+    pub(super) effective_weight: Option<f64>,
     pub(super) backup: bool,
     pub(super) active: u64,
     pub(super) verdict: String,

@@ -261,7 +261,11 @@ fn compared(backend: &Backend, pool: &Pool) -> String {
     let Some(score) = &backend.score else {
         return "-".to_owned();
     };
-    let Backend { active, weight, .. } = backend;
+    let active = backend.active;
+    let weight = match backend.effective_weight {
+        Some(weight) => number(weight),
+        None => backend.weight.to_string(),
+    };
     let value = number(score.value);
     match &*pool.balance {
         "round-robin" => format!("{value} turns due, weight {weight}"),

@@ -196,10 +196,7 @@ impl View<'_> {
             (&backend.address).into(),
             state(&backend.state),
             since(backend.health.since.as_deref(), self.now).into(),
-            match backend.backup {
-                true => format!("{} (backup)", backend.weight).into(),
-                false => backend.weight.into(),
-            },
+            weight(backend),
             of_limit(connections).into(),
             connections.total.into(),
             match connections.failed {
@@ -245,6 +242,9 @@ impl View<'_> {
         table.row(["name".into(), full_name]);
         table.row(["address".into(), address]);
         table.row(["state".into(), state]);
+        if let Some(until) = &backend.ejected_until {
+            table.row(["ejected until".into(), until.into()]);
+        }
         table.row(["since".into(), since]);
         table.row(["weight".into(), weight]);
         table.row(["active/limit".into(), active]);
@@ -307,6 +307,20 @@ fn of_limit(connections: &stats::Connections) -> String {
     match connections.limit {
         0 => format!("{}/-", connections.active),
         limit => format!("{}/{limit}", connections.active),
+    }
+}
+
+/// As configured, after what it is while a slow start takes something away.
+fn weight(backend: &Backend) -> Cell {
+    let whole = backend.weight;
+    let ramps = |weight: &f64| (weight - whole as f64).abs() > 1e-9;
+    let weight = match backend.effective_weight.filter(ramps) {
+        Some(weight) => format!("{weight:.2} of {whole}"),
+        None => whole.to_string(),
+    };
+    match backend.backup {
+        true => format!("{weight} (backup)").into(),
+        false => weight.into(),
     }
 }
 

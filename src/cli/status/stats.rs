@@ -60,7 +60,12 @@ pub(super) struct Backend {
     pub(super) address: String,
     pub(super) state: String,
     #[serde(default)]
+    pub(super) ejected_until: Option<String>,
+    #[serde(default)]
     pub(super) weight: u64,
+    /// Less what a slow start takes away.
+    #[serde(default)]
+    pub(super) effective_weight: Option<f64>,
     #[serde(default)]
     pub(super) backup: bool,
     pub(super) connections: Connections,

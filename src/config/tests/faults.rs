@@ -143,14 +143,6 @@ fn each_fault_is_told_at_its_place() {
             "6:17: `max_load` must be 0.0, or a number from 1.0 to 1000.0, not 0.5",
         ),
         (
-            "slow_start = \"0s\"",
-            "6:1: `slow_start` is not available in this version of isobar yet",
-        ),
-        (
-            "[pool.p.outlier]\nfoo = 1",
-            "6:9: `outlier` is not available in this version of isobar yet",
-        ),
-        (
             "tls = true",
             "6:1: `tls` in [pool.p]: TLS termination is out of scope: isobar passes TLS through untouched",
         ),

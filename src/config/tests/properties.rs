@@ -271,6 +271,16 @@ fn health() -> impl Strategy<Value = Health> {
     )
 }
 
+fn outlier() -> impl Strategy<Value = Outlier> {
+    (any::<u32>(), interval(), 0..=100u32).prop_map(
+        |(consecutive_failures, eject_for, max_ejected_percent)| Outlier {
+            consecutive_failures,
+            eject_for,
+            max_ejected_percent,
+        },
+    )
+}
+
 fn health_kind() -> impl Strategy<Value = HealthKind> {
     let range = (100..=599u16, 100..=599u16).prop_map(|(a, b)| a.min(b)..=a.max(b));
     let http = ("/[!-~]{0,9}", "[a-z0-9:.]{0,9}", vec(range, 1..4));
@@ -317,41 +327,46 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
         Just(0.0),
         (1_000_000..=1_000_000_000u32).prop_map(|millionths| f64::from(millionths) / 1e6)
     ];
-    let kernel = (kernel, max_load);
-    (backends(), health(), fallback, words, counts, times, kernel).prop_map(
-        move |(backends, health, fallback, words, counts, times, (kernel, max_load))| Pool {
-            name: pool_name(index),
-            balance: words.0,
-            backends,
-            fallback,
-            connect_timeout: times.0,
-            connect_attempts: counts.0,
-            max_connecting: counts.1,
-            idle_timeout: times.1,
-            half_close_timeout: times.2,
-            user_timeout: kernel.0,
-            keepalive: Duration::from_secs(kernel.1.as_secs()),
-            max_age: times.6.1,
-            quiet: times.6.0,
-            source_addresses: times.6.3,
-            send_proxy: words.5,
-            when_all_down: words.1,
-            on_backend_down: times.6.2,
-            drain_timeout: times.5,
-            relay: words.2,
-            hash: Hash {
-                key: words.3,
-                max_load,
-            },
-            latency: Latency {
-                of: words.4,
-                decay: times.3,
-            },
-            health,
-            hold: Hold {
-                max: counts.2,
-                timeout: times.4,
-            },
+    let passive = (outlier(), timeout());
+    let rest = (kernel, max_load, passive);
+    (backends(), health(), fallback, words, counts, times, rest).prop_map(
+        move |(backends, health, fallback, words, counts, times, (kernel, max_load, passive))| {
+            Pool {
+                name: pool_name(index),
+                balance: words.0,
+                backends,
+                fallback,
+                connect_timeout: times.0,
+                connect_attempts: counts.0,
+                max_connecting: counts.1,
+                idle_timeout: times.1,
+                half_close_timeout: times.2,
+                user_timeout: kernel.0,
+                keepalive: Duration::from_secs(kernel.1.as_secs()),
+                max_age: times.6.1,
+                quiet: times.6.0,
+                source_addresses: times.6.3,
+                send_proxy: words.5,
+                slow_start: passive.1,
+                when_all_down: words.1,
+                on_backend_down: times.6.2,
+                drain_timeout: times.5,
+                relay: words.2,
+                hash: Hash {
+                    key: words.3,
+                    max_load,
+                },
+                latency: Latency {
+                    of: words.4,
+                    decay: times.3,
+                },
+                health,
+                outlier: passive.0,
+                hold: Hold {
+                    max: counts.2,
+                    timeout: times.4,
+                },
+            }
         },
     )
 }

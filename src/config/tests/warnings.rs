@@ -33,6 +33,18 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
             "6:29: `timeout` has no effect with max = 0",
         ),
         (
+            "balance = \"consistent-hash\"\nslow_start = \"30s\"",
+            "7:14: `slow_start` has no effect with balance = \"consistent-hash\"",
+        ),
+        (
+            "balance = \"first\"\nslow_start = \"30s\"",
+            "7:14: `slow_start` has no effect with balance = \"first\"",
+        ),
+        (
+            "outlier = { consecutive_failures = 0, eject_for = \"1s\" }",
+            "6:51: `eject_for` has no effect with consecutive_failures = 0",
+        ),
+        (
             "health.path = \"/up\"",
             "6:15: `path` has no effect with kind = \"tcp\"",
         ),

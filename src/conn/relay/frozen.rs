@@ -49,6 +49,9 @@ pub struct Pose {
     first_fin: Option<Side>,
     /// How long ago the backend could first answer; `None`: it has.
     asked_ago: Option<Duration>,
+    /// When it has lasted; `None`: what it shows of the backend was told.
+    #[serde(default)]
+    lasts_in: Option<Duration>,
     /// When the kernel is to be told to probe the backend; `None`: it was, or never is.
     keepalive_in: Option<Duration>,
 }
@@ -99,6 +102,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
                 down: down_gait,
                 first_fin: self.first_fin,
                 asked_ago: self.asked.map(|at| now.saturating_duration_since(at)),
+                lasts_in: self.lasts_at.map(|at| at.saturating_duration_since(now)),
                 keepalive_in: keepalive_at.map(|at| at.saturating_duration_since(now)),
             },
             client: self.client.leave()?,
@@ -140,6 +144,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             first_fin: pose.first_fin,
             clock: Clock::new(core.timers(), keepalive_at),
             asked: pose.asked_ago.map(ago),
+            lasts_at: pose.lasts_in.and_then(|time| now.checked_add(time)),
             settings,
         })
     }

@@ -36,11 +36,15 @@ use serde::{Deserialize, Serialize};
 use super::core::{Core, Entry, Phase};
 use super::liveness;
 use crate::config;
-use crate::metrics::Ended;
+use crate::metrics::{Ended, Failure};
 use crate::net::{Kind, Stream};
 use clock::Clock;
 use deliver::{What, deliver};
 use direction::{Direction, End, Link, Tally, Waiting};
+
+/// A connection that is relayed for so long is well, whether or not the backend has said
+/// anything.
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +63,12 @@ pub trait Observer {
     fn spliced(&self, bytes: u64);
     /// The backend's first byte came, so long after the first moment at which it could.
     fn answered(&self, took: Duration, now: Instant);
+    /// It went on for [`LONG_ENOUGH`] without one.
+    fn lasted(&self, now: Instant);
+    /// The backend ended it sooner, and the client had sent nothing.
+    fn ended_early(&self, how: Failure, now: Instant);
+    /// Whether it matters that one lasts, at that very moment.
+    fn is_doubted(&self) -> bool;
 }
 
 /// How a relay came to its end.
@@ -122,6 +132,8 @@ pub struct Exchange<'a, O> {
     clock: Clock,
     /// When the backend could first answer; `None` once it has.
     asked: Option<Instant>,
+    /// From when on it has lasted; `None`: what it shows of the backend was told.
+    lasts_at: Option<Instant>,
 }
 
 /// A direction, and whether its FIN was passed on.
@@ -177,6 +189,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             first_fin: None,
             clock: Clock::new(core.timers(), keepalive_at),
             asked: Some(now),
+            lasts_at: Some(now + LONG_ENOUGH),
             settings,
         }
     }
@@ -233,10 +246,53 @@ impl<'a, O: Observer> Exchange<'a, O> {
             self.note_first_byte(&up, &down, now);
             observe(&self.observer, self.entry, &up, &down);
         }
+        if self.lasts_at.is_some() {
+            self.judge(&step, now);
+        }
         if step.is_ready() {
             return step;
         }
         self.rest(cx, now)
+    }
+
+    /// Tells once what it shows of the backend: the first of its first byte, a second, an early
+    /// end.
+    ///
+    /// For the second nobody sets a timer while the backend is well: it is noticed when the
+    /// connection next moves, or ends, and matters to nobody before. (So of a connection that was
+    /// silent from before the first of several failures until after them the second may be
+    /// noticed late.)
+    fn judge(&mut self, step: &Poll<Done>, now: Instant) {
+        let Some(lasts_at) = self.lasts_at else {
+            return;
+        };
+        let early = match step {
+            Poll::Ready(Done::Cut(Side::Backend, Ended::BackendReset)) => Some(Failure::EarlyReset),
+            _ if self.first_fin == Some(Side::Backend) => Some(Failure::EarlyClose),
+            _ => None,
+        };
+        if self.asked.is_none() {
+            self.lasts_at = None;
+        } else if lasts_at <= now {
+            self.lasts_at = None;
+            self.observer.lasted(now);
+        } else if let Some(how) = early {
+            self.lasts_at = None;
+            if self.is_client_silent() {
+                self.observer.ended_early(how, now);
+            }
+        }
+    }
+
+    /// Whether the client has sent nothing at all, not even FIN, so far as the kernel knows.
+    fn is_client_silent(&self) -> bool {
+        let taken = self.entry.bytes().0 > 0 || !self.up.reads_source();
+        !taken && !self.client.has_unread()
+    }
+
+    /// When it must be looked whether it has lasted: only while that matters.
+    fn looks_whether_it_lasts_at(&self) -> Option<Instant> {
+        self.lasts_at.filter(|_| self.observer.is_doubted())
     }
 
     fn look_at_clock(
@@ -250,6 +306,8 @@ impl<'a, O: Observer> Exchange<'a, O> {
             let _ = liveness(&self.settings).apply_keepalive(self.backend.socket());
         }
         let (timeout, ended) = self.timeout();
+        let lasts_at = self.looks_whether_it_lasts_at();
+        let look_at = look_at.into_iter().chain(lasts_at).min();
         let silent_since = self.entry.last_moved();
         self.clock
             .poll(cx, silent_since, timeout, look_at, now)

@@ -251,7 +251,7 @@ fn a_tier_that_does_not_change_keeps_its_sequence() {
 fn live_connections_have_the_drain_time_out_of_the_pool_or_the_one_asked_for() {
     let pool = pool("drain_timeout = \"30s\"");
     let lease = lease_of(&pool, "a");
-    let leaving = |pool: &Pool| {
+    let leaving = |pool: &Arc<Pool>| {
         let views = pool.overview().backends;
         views[0].leaving.expect("it leaves")
     };
@@ -474,4 +474,26 @@ fn a_removal_changes_no_time_that_was_asked_for_or_runs() {
     }
     assert_eq!(["a", "b"].map(leaving), before);
     assert_eq!((before[0].until, before[1].until.is_some()), (None, true));
+}
+
+/// Steps: of two backends with `rise = 3` one goes down, then the other.
+#[test]
+fn one_pass_is_needed_where_no_other_is_usable() {
+    let backends = [entry("a", 1), entry("b", 2)].join(", ");
+    let settings = "[pool.p.health]\nfall = 1\nrise = 3";
+    let pool = Pool::new(config(settings, &backends), 1);
+    let needed = |name: &str| {
+        let mut all = pool.overview().backends.into_iter();
+        let view = all.find(|view| *view.backend.name == *name);
+        view.expect("a backend").passes_needed
+    };
+    check(&pool, "a", None);
+    check(&pool, "b", None);
+    check(&pool, "a", Some("refused"));
+    assert_eq!((needed("a"), needed("b")), (3, 0));
+    check(&pool, "b", Some("refused"));
+    assert_eq!((needed("a"), needed("b")), (1, 1));
+    check(&pool, "b", None);
+    assert_eq!(state(&pool, "b"), Some(State::Up));
+    assert_eq!((needed("a"), needed("b")), (3, 0));
 }
