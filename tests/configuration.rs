@@ -188,7 +188,6 @@ fn what_a_later_version_brings_is_refused() {
     let of_pool = [
         "resolve = \"ipv4\"",
         "max_age = \"1h\"",
-        "replay = \"safe\"",
         "send_proxy = \"v2\"",
         "source_address = [\"127.0.0.1\"]",
         "slow_start = \"1s\"",

@@ -139,6 +139,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         user_timeout: of.get("user_timeout"),
         keepalive: of.get("keepalive"),
         quiet: of.get("quiet"),
+        replay: of.get("replay"),
         when_all_down: of.choice("when_all_down"),
         drain_timeout: of.get("drain_timeout"),
         relay: of.choice("relay"),

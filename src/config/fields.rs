@@ -15,7 +15,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Pool, Runtime, build,
+    Pool, Replay, Runtime, build,
 };
 use crate::net::Address;
 
@@ -184,6 +184,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         user_timeout,
         keepalive,
         quiet,
+        replay,
         when_all_down,
         drain_timeout,
         relay,
@@ -204,6 +205,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         new_connections("user_timeout", duration(*user_timeout)),
         new_connections("keepalive", duration(*keepalive)),
         new_connections("quiet", duration(*quiet)),
+        new_connections("replay", self::replay(*replay)),
         new_connections("when_all_down", word(*when_all_down)),
         at_once("drain_timeout", duration(*drain_timeout)),
         new_connections("relay", word(*relay)),
@@ -387,6 +389,14 @@ fn texts<T: ToString>(texts: &[T]) -> Value {
 
 fn duration(duration: Duration) -> Value {
     text(&format_duration(duration))
+}
+
+fn replay(replay: Replay) -> Value {
+    match replay {
+        Replay::Off => text("off"),
+        Replay::Safe => text("safe"),
+        Replay::Bytes(most) => count(most),
+    }
 }
 
 fn word<T: Choice>(choice: T) -> Value {

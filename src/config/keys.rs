@@ -57,6 +57,12 @@ pub(super) enum Kind {
         words: fn() -> Vec<&'static str>,
         later: &'static [&'static str],
     },
+    /// One of a few words, or a whole number.
+    WordOrCount {
+        words: fn() -> Vec<&'static str>,
+        min: u64,
+        max: u64,
+    },
     Text {
         what: &'static str,
         read: Read,
@@ -100,6 +106,10 @@ impl Kind {
             Self::Share => "a number from 0.0 to 1.0".to_owned(),
             Self::Duration { .. } => "a duration such as \"1m30s\"".to_owned(),
             Self::Word { words, .. } => format!("one of {}", quoted(&words())),
+            Self::WordOrCount { words, min, max } => {
+                let words: Vec<_> = words().iter().map(|word| format!("{word:?}")).collect();
+                format!("{} or a whole number from {min} to {max}", words.join(", "))
+            }
             Self::Text { what, .. } => (*what).to_owned(),
             Self::OneOrMore { what, .. } => format!("{what}, or a list of them"),
             Self::Many { what, .. } => format!("a list of strings: {what}"),

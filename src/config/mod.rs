@@ -228,6 +228,9 @@ pub struct Pool {
     pub keepalive: Duration,
     /// How long nothing may have moved before a connection counts as quiet; not 0. Default 1 s.
     pub quiet: Duration,
+    /// Which connections move on when their backend ends them before its first byte. Default
+    /// safe.
+    pub replay: Replay,
     /// Use backends that are down by checks when none is up. Default hold.
     pub when_all_down: WhenAllDown,
     /// How long live connections of a backend that was drained, put into maintenance or removed
@@ -274,6 +277,18 @@ impl Balance {
             Self::First => "first",
         }
     }
+}
+
+/// `pool.NAME.replay`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// None.
+    Off,
+    /// Those whose client has sent nothing but (a part of) one TLS ClientHello without early
+    /// data.
+    Safe,
+    /// Those whose client has sent at most so many bytes, 0 to 65536, of any kind.
+    Bytes(u32),
 }
 
 /// One entry of `pool.NAME.backends`.

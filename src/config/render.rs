@@ -20,7 +20,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, Pool, Runtime, build, env,
+    Log, Pool, Replay, Runtime, build, env,
 };
 use crate::net::Address;
 
@@ -149,6 +149,11 @@ impl Writer<'_> {
             self.duration("keepalive", pool.keepalive);
         }
         self.duration("quiet", pool.quiet);
+        match pool.replay {
+            Replay::Off => self.text("replay", "off"),
+            Replay::Safe => self.text("replay", "safe"),
+            Replay::Bytes(most) => self.count("replay", most),
+        }
         self.text("when_all_down", pool.when_all_down.word());
         self.duration("drain_timeout", pool.drain_timeout);
         self.text("relay", pool.relay.word());

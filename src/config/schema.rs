@@ -127,9 +127,13 @@ impl Reader<'_, '_> {
     /// The value of a key; a fault is reported and leaves [`Value::Faulty`].
     fn value(&mut self, key: &Key, tree: &Tree<'_>) -> At<Value> {
         match (&key.kind, tree.get_ref()) {
-            (Kind::Text { .. } | Kind::Duration { .. } | Kind::Word { .. }, DeValue::String(_)) => {
-                self.text(key, tree)
-            }
+            (
+                Kind::Text { .. }
+                | Kind::Duration { .. }
+                | Kind::Word { .. }
+                | Kind::WordOrCount { .. },
+                DeValue::String(_),
+            ) => self.text(key, tree),
             (Kind::OneOrMore { .. }, DeValue::String(_)) => {
                 let item = self.text(key, tree);
                 At::new(tree.span(), Value::List(vec![item]))

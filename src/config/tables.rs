@@ -19,6 +19,10 @@ const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 /// Linux keeps `TCP_USER_TIMEOUT` in milliseconds in an `int`.
 const MAX_USER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 3600);
 
+/// What is kept of a client for another backend takes no more than isobar keeps of one
+/// direction in any case.
+const MAX_REPLAY: u64 = 64 << 10;
+
 /// The file as a whole.
 pub(super) static ROOT: Table = Table {
     header: "",
@@ -287,6 +291,16 @@ pub(super) static POOL: Table = Table {
             "\"1s\"",
             "`isobar rebalance` closes a connection only when it is quiet: the last byte came from the backend, all is acknowledged, no FIN yet, and nothing has moved for this long.",
         ),
+        Key {
+            name: "replay",
+            kind: Kind::WordOrCount {
+                words: || vec!["off", "safe"],
+                min: 0,
+                max: MAX_REPLAY,
+            },
+            default: "\"safe\"",
+            doc: "What becomes of a connection that its backend closes or resets within `connect_timeout` of the connect and before its first byte, where the client has sent no FIN. `safe`: it moves to another backend, unseen by the client, if the client has sent nothing but (a part of) one TLS ClientHello without early data. A number: if it has sent at most so many bytes, of any kind; what it has sent is then sent twice. `off`: its end is passed on.",
+        },
         word(
             "when_all_down",
             words::<WhenAllDown>,
@@ -310,7 +324,6 @@ pub(super) static POOL: Table = Table {
         table("hold", &HOLD),
         later("resolve"),
         later("max_age"),
-        later("replay"),
         later("send_proxy"),
         later("source_address"),
         later("slow_start"),

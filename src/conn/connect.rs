@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use super::core::Phase;
 use super::fault;
 use super::record::Record;
+use super::replay::Trail;
 use super::visitor::Visitor;
-use crate::config;
+use crate::config::{self, Replay};
 use crate::metrics::Ended;
 use crate::net::{Address, DialError, Liveness, Stream, dial};
 use crate::pool::pause::Wait;
@@ -30,6 +31,8 @@ pub(super) struct Connected {
     pub(super) pool: Arc<Pool>,
     /// What was read of the client already, for the backend to get first.
     pub(super) early: Vec<u8>,
+    /// Where it came from, for a replay.
+    pub(super) trail: Option<Box<Trail>>,
 }
 
 /// A connection on the way to its backend.
@@ -100,6 +103,33 @@ impl<'a> Connector<'a> {
         }
     }
 
+    /// Another backend for a connection that `attempt` had one of `pool` for: one that it has
+    /// not tried, of that pool, of its fallback, or of the pool that has taken its place. `None`:
+    /// there is none now.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub(super) async fn connect_elsewhere(
+        mut self,
+        pool: &Arc<Pool>,
+        mut attempt: Attempt,
+    ) -> Result<Option<Connected>, Ended> {
+        if let Some(connected) = self.try_pool(pool, &mut attempt, None).await? {
+            return Ok(Some(connected));
+        }
+        if let Some(connected) = self.try_fallbacks(pool.overflow()).await? {
+            return Ok(Some(connected));
+        }
+        let Some(successor) = self.successor(pool) else {
+            return Ok(None);
+        };
+        let mut attempt = Attempt::new(self.whom);
+        if let Some(connected) = self.try_pool(&successor, &mut attempt, None).await? {
+            return Ok(Some(connected));
+        }
+        self.try_fallbacks(successor.overflow()).await
+    }
+
     /// The pool that the listener sends to now, where a reload has taken `home` away since the
     /// connection was routed there: rather than wait for nobody it begins anew.
     fn successor(&self, home: &Arc<Pool>) -> Option<Arc<Pool>> {
@@ -125,11 +155,17 @@ impl<'a> Connector<'a> {
             match self.dial(lease, &settings).await? {
                 Ok((stream, lease)) => {
                     let pool = Arc::clone(pool);
+                    let early = std::mem::take(&mut self.visitor.early);
+                    let trail = match settings.replay {
+                        Replay::Off => None,
+                        _ => Trail::of(&self.visitor, attempt, self.record.client()),
+                    };
                     return Ok(Some(Connected {
                         stream,
                         lease,
                         pool,
-                        early: std::mem::take(&mut self.visitor.early),
+                        early,
+                        trail,
                     }));
                 }
                 Err((error, lease)) => {

@@ -19,4 +19,10 @@ impl Visitor {
             early: Vec::new(),
         }
     }
+
+    /// Whether the client's address is all that is known of it.
+    pub(super) fn is_plain(&self) -> bool {
+        let Self { client: _, early } = self;
+        early.is_empty()
+    }
 }

@@ -51,7 +51,7 @@ use crate::config::{self, HashKey};
 use crate::conn::visitor::Visitor;
 use crate::log::SharedThrottle;
 use crate::metrics::ledger::{Named, by_word};
-use crate::metrics::{Counter, Ended, Histogram, PerCore};
+use crate::metrics::{Counter, Ended, Histogram, PerCore, Replayed};
 use crate::net::Address;
 use backend::Asker;
 use control::Control;
@@ -74,6 +74,8 @@ pub struct PoolCounters {
     pub held: Counter,
     /// How its connections ended, by [`Ended`].
     pub ended: [Counter; Ended::COUNT],
+    /// Connections that a backend of it ended before its first byte, by [`Replayed`].
+    pub replays: [Counter; Replayed::COUNT],
 }
 
 impl Named for PoolCounters {
@@ -82,6 +84,7 @@ impl Named for PoolCounters {
         tell("moved", &self.moved);
         tell("held", &self.held);
         by_word("ended", Ended::WORDS, &self.ended, tell);
+        by_word("replays", Replayed::WORDS, &self.replays, tell);
     }
 }
 
@@ -118,6 +121,7 @@ pub struct Attempt {
     tried: Vec<Arc<Backend>>,
     made: u32,
     first: bool,
+    elsewhere: bool,
 }
 
 impl Attempt {
@@ -128,7 +132,21 @@ impl Attempt {
             tried: Vec::new(),
             made: 0,
             first: true,
+            elsewhere: false,
         }
+    }
+
+    /// The same for none but backends that it has not tried, whoever else is left.
+    pub fn elsewhere(self) -> Self {
+        Self {
+            elsewhere: true,
+            ..self
+        }
+    }
+
+    /// Whether it has tried nothing yet.
+    pub fn is_new(&self) -> bool {
+        self.made == 0 && self.first
     }
 
     /// One more backend was tried, in vain.

@@ -166,13 +166,14 @@ impl Snapshot {
         })
     }
 
-    /// Nothing ejects or replays yet.
+    /// Nothing ejects yet.
     fn ejections(&self, out: &mut Families<'_>) -> fmt::Result {
         self.each_pool(out, &families::EJECTIONS, |samples, pool| {
             samples.counter(&[&pool.name], 0_u64)
         })?;
         self.each_pool(out, &families::REPLAYS, |samples, pool| {
-            samples.counters(&[&pool.name], |_| 0)
+            let count = |outcome: usize| pool.counters.sum(|cell| cell.replays[outcome].value());
+            samples.counters(&[&pool.name], count)
         })
     }
 

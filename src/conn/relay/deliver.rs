@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::direction::{Direction, End, Link, Tally};
+use super::window::Window;
 use crate::conn::core::Core;
 use crate::net::Stream;
 
@@ -64,6 +65,7 @@ fn step(
         buffer: &mut core.buffer(),
         pipes: core.pipes(),
         tally: &mut tally,
+        window: &mut Window::Shut,
     };
     match direction.poll(cx, &mut link) {
         Poll::Ready(end) => Poll::Ready((tally, Some(end))),

@@ -11,12 +11,18 @@
 //!
 //! A broken side is noticed also while nobody reads it, because the other one is full or its
 //! own FIN was passed on already: then its socket is watched for errors alone.
+//!
+//! A backend that ends the connection before its first byte ends the relay, as long as another
+//! backend may take the connection over: see [`window`]. Whether it does is for others to find
+//! out; the relay goes on where none does.
 
 mod clock;
 mod deliver;
 mod direction;
 mod frozen;
+mod parted;
 mod pipe;
+mod window;
 
 use std::future::poll_fn;
 use std::io;
@@ -25,18 +31,21 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 pub use frozen::{Gait, InHand, Pose, Still};
+pub(super) use parted::Parted;
 pub use pipe::{PIPE_SIZE, Pipes};
 
 use serde::{Deserialize, Serialize};
 
 use super::core::{Core, Entry, Phase};
 use super::liveness;
+use super::replay::Trail;
 use crate::config;
 use crate::metrics::Ended;
 use crate::net::{Kind, Stream};
 use clock::Clock;
 use deliver::deliver;
 use direction::{Direction, End, Link, Tally, Waiting};
+use window::Window;
 
 /// How soon a connection that is to leave and is quiet looks again whether everything has been
 /// acknowledged: the kernel tells nobody.
@@ -53,6 +62,10 @@ enum Side {
 pub trait Observer {
     /// The backend accepted so many bytes of the client's.
     fn delivered_up(&self, bytes: u64);
+    /// The same, but another backend may get them instead: they count when this one is settled.
+    fn hold_back(&self, bytes: u64);
+    /// This backend is settled.
+    fn settle(&self);
     /// The client accepted so many bytes of the backend's.
     fn delivered_down(&self, bytes: u64);
     /// So many bytes were spliced.
@@ -68,6 +81,9 @@ pub enum Finish {
     Ended(Ended),
     /// It was asked to move, and stands still.
     Frozen,
+    /// Its backend has ended it before its first byte, and another one may take it over; what it
+    /// ends as where none does, unless by the FIN of this backend.
+    Early(Option<Ended>),
 }
 
 fn closed_by(first: Side) -> Ended {
@@ -77,7 +93,7 @@ fn closed_by(first: Side) -> Ended {
     }
 }
 
-fn observe(observer: &impl Observer, entry: &Entry, up: &Tally, down: &Tally) {
+fn observe(observer: &impl Observer, up: &Tally, down: &Tally) {
     if up.delivered > 0 {
         observer.delivered_up(up.delivered);
     }
@@ -88,7 +104,6 @@ fn observe(observer: &impl Observer, entry: &Entry, up: &Tally, down: &Tally) {
     if spliced > 0 {
         observer.spliced(spliced);
     }
-    entry.moved(up.delivered, down.delivered);
 }
 
 /// How the exchange of bytes came to its end.
@@ -102,6 +117,8 @@ enum Done {
     Over(Ended),
     /// It was asked to move, and can.
     Frozen,
+    /// The backend ended it, and another one may take it over.
+    Early(Option<Ended>),
 }
 
 /// A connection that has its backend, and what is known of its two directions between two
@@ -120,6 +137,8 @@ pub struct Exchange<'a, O> {
     clock: Clock,
     /// When the backend could first answer; `None` once it has.
     asked: Option<Instant>,
+    /// Whether another backend could take it over.
+    window: Window,
 }
 
 /// A direction, and whether its FIN was passed on.
@@ -151,9 +170,9 @@ impl Half {
 impl<'a, O: Observer> Exchange<'a, O> {
     /// Of a client and the backend that was just connected for it, which gets first what was
     /// read of the client `early`.
-    pub fn new(
+    pub(super) fn new(
         (client, backend): (Stream, Stream),
-        early: Vec<u8>,
+        (early, trail): (Vec<u8>, Option<Box<Trail>>),
         settings: Arc<config::Pool>,
         core: &'a Core,
         entry: &'a Entry,
@@ -170,6 +189,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             core,
             entry,
             observer,
+            window: Window::new(settings.replay, &early, trail),
             up: Half::with(early, settings.relay),
             down: Half::new(settings.relay),
             first_fin: None,
@@ -192,6 +212,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             }
             Done::Over(ended) => Finish::Ended(ended),
             Done::Frozen => Finish::Frozen,
+            Done::Early(ended) => Finish::Early(ended),
             Done::Cut(broken, ended) => {
                 self.entry.set_phase(Phase::Closing);
                 self.entry.stay();
@@ -216,18 +237,38 @@ impl<'a, O: Observer> Exchange<'a, O> {
             self.entry.stay();
         }
         let (mut up, mut down) = (Tally::default(), Tally::default());
+        let kept = self.window.is_kept();
         let step = self.step(cx, &mut up, &mut down);
         let now = Instant::now();
-        if up.taken + down.taken + up.delivered + down.delivered > 0 {
+        let moved = up.taken + down.taken + up.delivered + down.delivered > 0;
+        if kept || self.window.is_kept() {
+            self.tend_window(&mut up, &down, now);
+        }
+        if moved {
             self.entry.moved_at(now);
             self.note_last_byte(&up, &down);
-            self.note_first_byte(&up, &down, now);
-            observe(&self.observer, self.entry, &up, &down);
+            self.note_first_byte(&up, &down, !kept, now);
+            observe(&self.observer, &up, &down);
         }
         match step {
             Poll::Pending if self.entry.is_leaving() => self.look_for_quiet(cx, now),
             Poll::Pending => self.look_at_clock(cx, None, now),
             done => done,
+        }
+    }
+
+    /// What becomes of what is kept for another backend: it is dropped when nobody else may get
+    /// it any more, and what this one accepted of it is counted, at the latest after a while.
+    fn tend_window(&mut self, up: &mut Tally, down: &Tally, now: Instant) {
+        let opened = self.entry.last_moved();
+        self.window.poll(opened, self.settings.connect_timeout, now);
+        if down.taken > 0 {
+            self.window.shut();
+        }
+        if !self.window.holds_back(now) {
+            self.observer.settle();
+        } else if up.delivered > 0 {
+            self.observer.hold_back(std::mem::take(&mut up.delivered));
         }
     }
 
@@ -270,6 +311,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
         }
         let (timeout, ended) = self.timeout();
         let silent_since = self.entry.last_moved();
+        let look_at = look_at.or_else(|| self.window.look_at(now));
         self.clock
             .poll(cx, silent_since, timeout, look_at, now)
             .map(|()| Done::Over(ended))
@@ -293,10 +335,10 @@ impl<'a, O: Observer> Exchange<'a, O> {
             Side::Client => (&mut self.up.direction, &self.client, &self.backend),
             Side::Backend => (&mut self.down.direction, &self.backend, &self.client),
         };
-        let (observer, entry) = (&self.observer, self.entry);
+        let observer = &self.observer;
         deliver(direction, source, sink, self.core, |tally| match broken {
-            Side::Client => observe(observer, entry, tally, &Tally::default()),
-            Side::Backend => observe(observer, entry, &Tally::default(), tally),
+            Side::Client => observe(observer, tally, &Tally::default()),
+            Side::Backend => observe(observer, &Tally::default(), tally),
         })
         .await;
     }
@@ -313,9 +355,11 @@ impl<'a, O: Observer> Exchange<'a, O> {
 
     /// Runs the direction whose source is `from`.
     fn move_bytes(&mut self, cx: &mut Context<'_>, from: Side, tally: &mut Tally) -> Option<Done> {
-        let (half, source, sink) = match from {
-            Side::Client => (&mut self.up, &self.client, &self.backend),
-            Side::Backend => (&mut self.down, &self.backend, &self.client),
+        // Nothing is kept of what a backend sends.
+        let mut shut = Window::Shut;
+        let (half, source, sink, window) = match from {
+            Side::Client => (&mut self.up, &self.client, &self.backend, &mut self.window),
+            Side::Backend => (&mut self.down, &self.backend, &self.client, &mut shut),
         };
         if half.done {
             return None;
@@ -327,16 +371,41 @@ impl<'a, O: Observer> Exchange<'a, O> {
             buffer: &mut buffer,
             pipes: self.core.pipes(),
             tally,
+            window,
         };
         let Poll::Ready(end) = half.direction.poll(cx, &mut link) else {
             return None;
         };
         drop(buffer);
-        match end {
-            End::Fin => self.fin(from),
-            End::SourceBroke(error) => Some(cut(from, &error)),
-            End::SinkBroke(error) => Some(cut(other(from), &error)),
+        let answered = from == Side::Backend && tally.taken > 0;
+        let (side, done) = match end {
+            End::Fin => (from, None),
+            End::SourceBroke(error) => (from, Some(cut(from, &error))),
+            End::SinkBroke(error) => (other(from), Some(cut(other(from), &error))),
+        };
+        match (side, done) {
+            (Side::Backend, done) if !answered && self.may_move_on(done.as_ref()) => {
+                Some(Done::Early(done.map(|_| Ended::BackendReset)))
+            }
+            (_, None) => self.fin(from),
+            (_, done) => done,
         }
+    }
+
+    /// Whether another backend may take the connection over from this one, which has just ended
+    /// it: by a FIN, or as `cut` says. This is where the first phase of a connection ends, if not
+    /// with a first byte.
+    fn may_move_on(&self, cut: Option<&Done>) -> bool {
+        if self.asked.is_none() || self.window.is_shut() {
+            return false;
+        }
+        // A backend that was lost has not said that it does not want the connection.
+        let by_backend = matches!(cut, None | Some(Done::Cut(_, Ended::BackendReset)));
+        let (opened, timeout) = (self.entry.last_moved(), self.settings.connect_timeout);
+        let in_time = self.window.is_open(opened, timeout, Instant::now());
+        let no_fin = self.first_fin.is_none() && !self.up.direction.has_ended();
+        // What the kernel has of either was sent before this end.
+        by_backend && in_time && no_fin && !self.client.has_left() && !self.backend.has_bytes()
     }
 
     /// Everything that `from` sent, and its FIN, is ready to be passed on.
@@ -346,6 +415,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             Side::Backend => (&mut self.down, &self.up, &self.client),
         };
         half.done = true;
+        self.window.shut();
         let first = *self.first_fin.get_or_insert(from);
         if opposite.done {
             // Closing the sockets sends this FIN.
@@ -380,14 +450,15 @@ impl<'a, O: Observer> Exchange<'a, O> {
         }
     }
 
-    /// A backend may answer once the client has asked, or, if it speaks first, at once.
-    fn note_first_byte(&mut self, up: &Tally, down: &Tally, now: Instant) {
+    /// A backend may answer once the client has asked, or, if it speaks first, at once. `silent`:
+    /// nothing is kept of what the client had sent before.
+    fn note_first_byte(&mut self, up: &Tally, down: &Tally, silent: bool, now: Instant) {
         let Some(asked) = self.asked else { return };
         if down.taken > 0 {
             self.observer
                 .answered(now.saturating_duration_since(asked), now);
             self.asked = None;
-        } else if up.taken > 0 && !self.entry.has_moved() {
+        } else if up.taken > 0 && silent && !self.entry.has_moved() {
             self.asked = Some(now);
         }
     }
