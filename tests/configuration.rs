@@ -185,7 +185,7 @@ fn an_address_is_bound_by_one_listener_only() {
 #[test]
 fn what_a_later_version_brings_is_refused() {
     let later = "is not available in this version of isobar yet";
-    let of_pool = ["resolve = \"ipv4\"", "replay = \"safe\""];
+    let of_pool = ["resolve = \"ipv4\""];
     for line in of_pool {
         let key = line.split(' ').next().expect("a key");
         refused(&in_pool(line), &[&format!("lb.toml:10:1: `{key}` {later}")]);

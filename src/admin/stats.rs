@@ -15,7 +15,7 @@ use super::words::{At, Seconds, Table};
 use super::{Configured, Running};
 use crate::listener::{Listener, Listening};
 use crate::metrics::histogram::Summary;
-use crate::metrics::{Counter, Ended, ListenerCounters, PerCore, Rejected};
+use crate::metrics::{Counter, Ended, ListenerCounters, PerCore, Rejected, Replayed};
 use crate::net::Address;
 use crate::pool::overrides::Override;
 use crate::pool::{BackendCounters, BackendView, CheckResult, Overview, Pool, PoolCounters, State};
@@ -103,6 +103,8 @@ struct PoolStats {
     bytes_in: u64,
     bytes_out: u64,
     ended: Table<Ended, u64>,
+    /// Connections that a backend of it ended before its first byte.
+    replays: Table<Replayed, u64>,
     backends: Table<Arc<str>, BackendStats>,
 }
 
@@ -296,6 +298,7 @@ fn of_pool(pool: &Arc<Pool>, now: Instant) -> PoolStats {
         .collect();
     let counters: &PerCore<PoolCounters> = &pool.counters;
     let ended = by_word(Ended::ALL, counters, |cell, index| &cell.ended[index]);
+    let replays = by_word(Replayed::ALL, counters, |cell, index| &cell.replays[index]);
     PoolStats {
         balance: settings.balance.as_str(),
         held: pool.held(),
@@ -307,6 +310,7 @@ fn of_pool(pool: &Arc<Pool>, now: Instant) -> PoolStats {
         bytes_in: others.into + backends.values().map(|b| b.bytes_in).sum::<u64>(),
         bytes_out: others.out + backends.values().map(|b| b.bytes_out).sum::<u64>(),
         ended,
+        replays,
         backends,
     }
 }

@@ -183,6 +183,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         quiet: of.get("quiet"),
         source_addresses: source_addresses(of),
         slow_start: of.get("slow_start"),
+        replay: of.get("replay"),
         when_all_down: of.choice("when_all_down"),
         on_backend_down: on_backend_down::build(of),
         drain_timeout: of.get("drain_timeout"),

@@ -15,7 +15,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
-    Outlier, Pool, Rate, Route, Runtime, build,
+    Outlier, Pool, Rate, Replay, Route, Runtime, build,
 };
 use crate::net::Address;
 
@@ -222,6 +222,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         quiet,
         source_addresses,
         slow_start,
+        replay,
         when_all_down,
         on_backend_down,
         drain_timeout,
@@ -248,6 +249,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         new_connections("quiet", duration(*quiet)),
         new_connections("source_address", texts(source_addresses)),
         at_once("slow_start", duration(*slow_start)),
+        new_connections("replay", self::replay(*replay)),
         new_connections("when_all_down", word(*when_all_down)),
         at_once("on_backend_down", on_backend_down.written()),
         at_once("drain_timeout", duration(*drain_timeout)),
@@ -464,6 +466,14 @@ fn rate(rate: Option<Rate>) -> Value {
 
 fn duration(duration: Duration) -> Value {
     text(&format_duration(duration))
+}
+
+fn replay(replay: Replay) -> Value {
+    match replay {
+        Replay::Off => text("off"),
+        Replay::Safe => text("safe"),
+        Replay::Bytes(most) => count(most),
+    }
 }
 
 fn word<T: Choice>(choice: T) -> Value {

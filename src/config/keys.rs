@@ -66,6 +66,12 @@ pub(super) enum Kind {
         /// Such a table.
         such_as: &'static str,
     },
+    /// One of a few words, or a whole number.
+    WordOrCount {
+        words: fn() -> Vec<&'static str>,
+        min: u64,
+        max: u64,
+    },
     Text {
         what: &'static str,
         read: Read,
@@ -115,6 +121,10 @@ impl Kind {
                 format!("{}, or a table such as {such_as}", quoted(&words()))
             }
             Self::Word { words } => format!("one of {}", quoted(&words())),
+            Self::WordOrCount { words, min, max } => {
+                let words: Vec<_> = words().iter().map(|word| format!("{word:?}")).collect();
+                format!("{} or a whole number from {min} to {max}", words.join(", "))
+            }
             Self::Text { what, .. } => (*what).to_owned(),
             Self::OneOrMore { what, .. } => format!("{what}, or a list of them"),
             Self::Many { what, .. } => format!("a list of strings: {what}"),

@@ -323,6 +323,9 @@ pub struct Pool {
     /// Over how long the weight of a backend grows that comes back or is new; 0: it has the whole
     /// at once. Default 0.
     pub slow_start: Duration,
+    /// Which connections move on when their backend ends them before its first byte. Default
+    /// safe.
+    pub replay: Replay,
     /// Use backends that are down by checks when none is up. Default hold.
     pub when_all_down: WhenAllDown,
     /// What becomes of the live connections of a backend that is down by checks. Default keep.
@@ -380,6 +383,18 @@ impl Balance {
             Self::First => "first",
         }
     }
+}
+
+/// `pool.NAME.replay`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// None.
+    Off,
+    /// Those whose client has sent nothing but (a part of) one TLS ClientHello without early
+    /// data.
+    Safe,
+    /// Those whose client has sent at most so many bytes, 0 to 65536, of any kind.
+    Bytes(u32),
 }
 
 /// One entry of `pool.NAME.backends`.

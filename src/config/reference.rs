@@ -52,19 +52,21 @@ fn takes(kind: &Kind) -> String {
         Kind::Duration { zero, min, max } => {
             format!("duration{}", duration_bounds(*zero, *min, *max))
         }
-        Kind::Word { words } => {
-            let words: Vec<_> = words().iter().map(|word| format!("`\"{word}\"`")).collect();
-            words.join(", ")
+        Kind::Word { words } => quoted(&words()),
+        Kind::WordOrCount { words, min, max } => {
+            format!("{} or a whole number from {min} to {max}", quoted(&words()))
         }
-        Kind::WordOrTable { words, .. } => {
-            let words: Vec<_> = words().iter().map(|word| format!("`\"{word}\"`")).collect();
-            format!("{}, or a table as below", words.join(", "))
-        }
+        Kind::WordOrTable { words, .. } => format!("{}, or a table as below", quoted(&words())),
         Kind::Entries(_) => "list of addresses and tables".to_owned(),
         Kind::Tables(_) => "list of tables".to_owned(),
         Kind::Table(_) => "a table".to_owned(),
         _ => kind.expected(),
     }
+}
+
+fn quoted(words: &[&str]) -> String {
+    let words: Vec<_> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
+    words.join(", ")
 }
 
 fn not_yet(table: &Table) -> String {

@@ -21,7 +21,7 @@ use super::units::{format_bytes, format_duration, format_percent, format_statuse
 use super::value::Scope;
 use super::{
     AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
-    Log, OnBackendDown, Outlier, Pool, ProxyProtocol, Rate, Route, Runtime, build, env,
+    Log, OnBackendDown, Outlier, Pool, ProxyProtocol, Rate, Replay, Route, Runtime, build, env,
     on_backend_down, sources,
 };
 use crate::net::Address;
@@ -211,6 +211,11 @@ impl Writer<'_> {
         }
         if pool.balance.can_ramp() || pool.slow_start != plain.slow_start {
             self.duration("slow_start", pool.slow_start);
+        }
+        match pool.replay {
+            Replay::Off => self.text("replay", "off"),
+            Replay::Safe => self.text("replay", "safe"),
+            Replay::Bytes(most) => self.count("replay", most),
         }
         self.text("when_all_down", pool.when_all_down.word());
         self.on_backend_down(pool.on_backend_down);

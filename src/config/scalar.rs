@@ -20,6 +20,7 @@ pub(super) fn string(kind: &Kind, text: &str) -> Result<Value, String> {
         Kind::Duration { zero, min, max } => duration(*zero, *min, *max, text),
         Kind::WordOrTable { words, .. } => word(kind, &words(), text),
         Kind::Word { words } => word(kind, &words(), text),
+        Kind::WordOrCount { words, .. } => word(kind, &words(), text),
         Kind::Text { read, .. } | Kind::OneOrMore { read, .. } | Kind::Many { read, .. } => {
             read(text)
         }
@@ -62,7 +63,10 @@ fn word(kind: &Kind, words: &[&str], text: &str) -> Result<Value, String> {
 pub(super) fn plain(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
     match (kind, value) {
         (Kind::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
-        (Kind::Count { min, max }, DeValue::Integer(number)) => count(number)
+        (
+            Kind::Count { min, max } | Kind::WordOrCount { min, max, .. },
+            DeValue::Integer(number),
+        ) => count(number)
             .filter(|count| (min..=max).contains(&count))
             .map(Value::Count),
         (Kind::Share, DeValue::Float(number)) => share(number.as_str()),

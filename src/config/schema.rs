@@ -131,7 +131,8 @@ impl Reader<'_, '_> {
                 Kind::Text { .. }
                 | Kind::Duration { .. }
                 | Kind::Word { .. }
-                | Kind::WordOrTable { .. },
+                | Kind::WordOrTable { .. }
+                | Kind::WordOrCount { .. },
                 DeValue::String(_),
             ) => self.text(key, tree),
             (Kind::WordOrTable { table, .. }, DeValue::Table(items)) => {

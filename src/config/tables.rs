@@ -25,6 +25,9 @@ const MAX_USER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// What a key that limits new connections takes.
 const RATE: &str = "a rate such as \"50/s\", \"600/m\" or \"1000/h\", or \"\"";
+/// What is kept of a client for another backend takes no more than isobar keeps of one
+/// direction in any case.
+const MAX_REPLAY: u64 = 64 << 10;
 
 /// The file as a whole.
 pub(super) static ROOT: Table = Table {
@@ -413,6 +416,16 @@ pub(super) static POOL: Table = Table {
             "\"0s\"",
             "The weight of a backend that comes back, or is added to a running pool, grows evenly from a tenth to the whole over this long; not with `consistent-hash` and `first`. 0s: the whole at once.",
         ),
+        Key {
+            name: "replay",
+            kind: Kind::WordOrCount {
+                words: || vec!["off", "safe"],
+                min: 0,
+                max: MAX_REPLAY,
+            },
+            default: "\"safe\"",
+            doc: "What becomes of a connection that its backend closes or resets within `connect_timeout` of the connect and before its first byte, where the client has sent no FIN. `safe`: it moves to another backend, unseen by the client, if the client has sent nothing but (a part of) one TLS ClientHello without early data. A number: if it has sent at most so many bytes, of any kind; what it has sent is then sent twice. `off`: its end is passed on.",
+        },
         word(
             "when_all_down",
             words::<WhenAllDown>,
@@ -446,7 +459,6 @@ pub(super) static POOL: Table = Table {
         table("outlier", &OUTLIER),
         table("hold", &HOLD),
         later("resolve"),
-        later("replay"),
     ],
 };
 

@@ -7,7 +7,7 @@ use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use super::keys::{Key, Kind, Table};
-use super::{AccessSink, Rate, schema};
+use super::{AccessSink, Rate, Replay, schema};
 use crate::hello::NamePattern;
 use crate::net::{Address, Cidr, Source};
 
@@ -150,6 +150,19 @@ impl Take for Option<Address> {
         match value {
             Value::Address(address, _) => Some(Some(address.clone())),
             Value::Off => Some(None),
+            _ => None,
+        }
+    }
+}
+
+impl Take for Replay {
+    fn take(value: &Value) -> Option<Self> {
+        match value {
+            Value::Count(count) => (*count).try_into().ok().map(Self::Bytes),
+            Value::Text(word) => Some(match &**word {
+                "off" => Self::Off,
+                _ => Self::Safe,
+            }),
             _ => None,
         }
     }

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use super::core::Phase;
 use super::fault;
 use super::record::Record;
+use super::replay::Trail;
 use super::visitor::Visitor;
 use super::way::Routed;
-use crate::config::{self, SendProxy};
+use crate::config::{self, Replay, SendProxy};
 use crate::metrics::Ended;
 use crate::net::{DialError, Sources, Stream, dial};
 use crate::pool::pause::Wait;
@@ -31,6 +32,8 @@ pub(super) struct Connected {
     pub(super) pool: Arc<Pool>,
     /// What was read of the client already, for the backend to get first.
     pub(super) early: Vec<u8>,
+    /// Where it came from, for a replay.
+    pub(super) trail: Option<Box<Trail>>,
 }
 
 /// A connection on the way to its backend.
@@ -82,10 +85,8 @@ impl<'a> Connector<'a> {
                 return Ok(connected);
             }
             if let Some(elsewhere) = self.successor(&home) {
+                self.change_route(&elsewhere);
                 home = elsewhere.pool;
-                self.record.route = elsewhere.route;
-                self.visitor.locate(self.client, &home);
-                self.whom = Keys::of(&self.visitor);
                 attempt = Attempt::new(self.whom);
                 self.ticket = None;
                 self.record.enter_pool(&home);
@@ -102,6 +103,41 @@ impl<'a> Connector<'a> {
                 attempt = attempt.renewed();
             }
         }
+    }
+
+    /// Another backend for a connection that `attempt` had one of `pool` for: one that it has
+    /// not tried, of that pool, of its fallback, or of the pool that has taken its place. `None`:
+    /// there is none now.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub(super) async fn connect_elsewhere(
+        mut self,
+        pool: &Arc<Pool>,
+        mut attempt: Attempt,
+    ) -> Result<Option<Connected>, Ended> {
+        if let Some(connected) = self.try_pool(pool, &mut attempt, None).await? {
+            return Ok(Some(connected));
+        }
+        if let Some(connected) = self.try_fallbacks(pool.overflow()).await? {
+            return Ok(Some(connected));
+        }
+        let Some(successor) = self.successor(pool) else {
+            return Ok(None);
+        };
+        self.change_route(&successor);
+        let mut attempt = Attempt::new(self.whom);
+        if let Some(connected) = self.try_pool(&successor.pool, &mut attempt, None).await? {
+            return Ok(Some(connected));
+        }
+        self.try_fallbacks(successor.pool.overflow()).await
+    }
+
+    /// It goes on as if it had been routed there.
+    fn change_route(&mut self, to: &Routed) {
+        self.record.route.clone_from(&to.route);
+        self.visitor.locate(self.client, &to.pool);
+        self.whom = Keys::of(&self.visitor);
     }
 
     /// The pool that the listener sends to now, where a reload has taken `home` away since the
@@ -129,11 +165,17 @@ impl<'a> Connector<'a> {
             match self.dial(lease, pool, &settings).await? {
                 Ok((stream, lease)) => {
                     let pool = Arc::clone(pool);
+                    let early = std::mem::take(&mut self.visitor.early);
+                    let trail = match settings.replay {
+                        Replay::Off => None,
+                        _ => Trail::of(&self.visitor, attempt, &self.record.client()),
+                    };
                     return Ok(Some(Connected {
                         stream,
                         lease,
                         pool,
-                        early: std::mem::take(&mut self.visitor.early),
+                        early,
+                        trail,
                     }));
                 }
                 Err((error, lease)) => {

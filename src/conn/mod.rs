@@ -17,7 +17,9 @@ mod connect;
 mod fault;
 mod hello;
 mod identify;
+mod one_hello;
 mod record;
+mod replay;
 
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -43,6 +45,7 @@ use moving::offer;
 use preread::Preread;
 use record::Record;
 use relay::{Exchange, Finish, Observer};
+use replay::{Early, Next};
 use visitor::Visitor;
 use way::{Routed, Way};
 
@@ -204,8 +207,19 @@ fn stages<'a>(
             Err(outcome) => return outcome,
             Ok(connected) => connected,
         };
-        let exchange = exchange(core, client, record, connected);
-        relay_until_end(exchange, core, record).await
+        let mut next = Next::Connected(client, connected);
+        loop {
+            let exchange = go_on(core, next, record);
+            let early = match relay_until_end(exchange, core, record).await {
+                Ok(outcome) => return outcome,
+                Err(early) => early,
+            };
+            // Boxed, as few connections come to it.
+            next = match Box::pin(replay::move_on(core, early, record)).await {
+                Ok(next) => next,
+                Err(outcome) => return outcome,
+            };
+        }
     }
 }
 
@@ -262,6 +276,22 @@ fn route(
     Ok(pool)
 }
 
+/// The relay of a connection that has a backend.
+fn go_on<'a>(core: &'a Core, next: Next, record: &'a Record) -> Exchange<'a, Meter<'a>> {
+    match next {
+        Next::Connected(client, connected) => exchange(core, client, record, connected),
+        Next::Stays(parted, lease, pool) => {
+            let meter = Meter {
+                core,
+                lease,
+                pool,
+                record,
+            };
+            Exchange::join(parted, core, record.entry_ref(), meter)
+        }
+    }
+}
+
 fn exchange<'a>(
     core: &'a Core,
     client: Stream,
@@ -273,6 +303,7 @@ fn exchange<'a>(
         lease,
         pool,
         early,
+        trail,
     } = connected;
     let settings = pool.settings();
     let meter = Meter {
@@ -284,10 +315,14 @@ fn exchange<'a>(
     let entry = record.entry_ref();
     entry.set_phase(Phase::Relaying);
     fault::point("relay", record.listener());
+    let early = (early, trail);
     Exchange::new((client, stream), early, settings, core, entry, meter)
 }
 
 /// Relays until the connection has ended or goes on in another process.
+///
+/// # Errors
+/// Its backend has ended it, and another one may take it over.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn would hold its arguments twice"
@@ -296,16 +331,25 @@ fn relay_until_end<'a>(
     mut exchange: Exchange<'a, Meter<'a>>,
     core: &'a Core,
     record: &'a Record,
-) -> impl Future<Output = Outcome> {
+) -> impl Future<Output = Result<Outcome, Early>> {
     async move {
         loop {
             match exchange.run().await {
-                Finish::Ended(ended) => return Outcome::Ended(ended),
+                Finish::Ended(ended) => return Ok(Outcome::Ended(ended)),
                 // Boxed, as few connections come to it.
                 Finish::Frozen => match Box::pin(offer(exchange, core, record)).await {
                     Ok(back) => exchange = back,
-                    Err(outcome) => return outcome,
+                    Err(outcome) => return Ok(outcome),
                 },
+                Finish::Early(broke) => {
+                    let (parted, Meter { lease, pool, .. }) = exchange.part();
+                    return Err(Early {
+                        parted,
+                        lease,
+                        pool,
+                        broke,
+                    });
+                }
             }
         }
     }
@@ -329,13 +373,21 @@ struct Meter<'a> {
 
 impl Observer for Meter<'_> {
     fn delivered_up(&self, bytes: u64) {
-        self.record.origin().counters.here().bytes_in.add(bytes);
-        self.lease.backend().counters.here().bytes_in.add(bytes);
+        self.record.delivered_up(bytes);
+    }
+
+    fn hold_back(&self, bytes: u64) {
+        self.record.hold_back(bytes);
+    }
+
+    fn settle(&self) {
+        self.record.settle();
     }
 
     fn delivered_down(&self, bytes: u64) {
         self.record.origin().counters.here().bytes_out.add(bytes);
         self.lease.backend().counters.here().bytes_out.add(bytes);
+        self.record.entry_ref().moved(0, bytes);
     }
 
     fn spliced(&self, bytes: u64) {

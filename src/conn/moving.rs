@@ -197,8 +197,12 @@ pub async fn go_on(core: Rc<Core>, immigrant: Immigrant) {
         Err(_) => Outcome::Ended(Ended::LocalError),
         Ok(exchange) => {
             let relaying = std::pin::pin!(relay_until_end(exchange, &core, &record));
-            let outcome = entry.unless_ended(relaying).await;
-            outcome.unwrap_or_else(Outcome::Ended)
+            match entry.unless_ended(relaying).await {
+                Ok(Ok(outcome)) => outcome,
+                // It has no window to move on by: see `Exchange::freeze`.
+                Ok(Err(_)) => Outcome::Ended(Ended::Internal),
+                Err(ended) => Outcome::Ended(ended),
+            }
         }
     };
     record.close(outcome);

@@ -4,7 +4,7 @@
 //! in the histograms, in the access log. A task that panics or is dropped leaves a record
 //! without a verdict, which then says so.
 
-use std::cell::Ref;
+use std::cell::{Cell, Ref};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -43,8 +43,21 @@ pub(super) struct Record {
     pub(super) held: Option<Duration>,
     holding_since: Option<Instant>,
     pub(super) connect: Option<Duration>,
-    pub(super) first_byte: std::cell::Cell<Option<Duration>>,
+    pub(super) first_byte: Cell<Option<Duration>>,
+    /// Bytes that its backend accepted and that are not counted yet: another backend may get
+    /// them, see [`replay`](super::replay).
+    late: Cell<u64>,
+    /// Bytes that were counted, and that its present backend gets once more.
+    copies: Cell<u64>,
     outcome: Option<Outcome>,
+}
+
+/// What a connection had with a backend that it may leave.
+pub(super) struct Before {
+    backend: Option<Arc<Backend>>,
+    pick: Option<Pick>,
+    connect: Option<Duration>,
+    late: u64,
 }
 
 impl Record {
@@ -67,7 +80,9 @@ impl Record {
             held: None,
             holding_since: None,
             connect: None,
-            first_byte: std::cell::Cell::new(None),
+            first_byte: Cell::new(None),
+            late: Cell::new(0),
+            copies: Cell::new(0),
             outcome: None,
         }
     }
@@ -96,7 +111,9 @@ impl Record {
             held: passport.held,
             holding_since: None,
             connect: passport.connect,
-            first_byte: std::cell::Cell::new(passport.first_byte),
+            first_byte: Cell::new(passport.first_byte),
+            late: Cell::new(0),
+            copies: Cell::new(0),
             outcome: None,
         }
     }
@@ -161,6 +178,62 @@ impl Record {
             .entry
             .set_backend(Some(Arc::clone(&backend.name)));
         self.backend = Some(Arc::clone(backend));
+    }
+
+    /// Its backend accepted so many bytes of the client's.
+    pub(super) fn delivered_up(&self, bytes: u64) {
+        let bytes = self.but_copies(bytes) + self.late.take();
+        self.origin.counters.here().bytes_in.add(bytes);
+        if let Some(backend) = &self.backend {
+            backend.counters.here().bytes_in.add(bytes);
+        }
+        self.entry_ref().moved(bytes, 0);
+    }
+
+    /// The same, to be counted when its backend is settled.
+    pub(super) fn hold_back(&self, bytes: u64) {
+        self.late.set(self.late.get() + self.but_copies(bytes));
+    }
+
+    /// Its backend is settled.
+    pub(super) fn settle(&self) {
+        if self.late.get() > 0 {
+            self.delivered_up(0);
+        }
+    }
+
+    fn but_copies(&self, bytes: u64) -> u64 {
+        let copies = self.copies.get().min(bytes);
+        if copies > 0 {
+            self.copies.set(self.copies.get() - copies);
+        }
+        bytes - copies
+    }
+
+    /// It looks for another backend, which gets anew what this one has accepted.
+    pub(super) fn leave_backend(&mut self) -> Before {
+        Before {
+            backend: self.backend.clone(),
+            pick: self.pick,
+            connect: self.connect,
+            late: self.late.take(),
+        }
+    }
+
+    /// It found none: it is with the one in `pool` that it had.
+    pub(super) fn return_to(&mut self, pool: &Arc<Pool>, before: Before) {
+        self.enter_pool(pool);
+        if let Some(backend) = &before.backend {
+            self.set_backend(backend);
+        }
+        self.pick = before.pick;
+        self.connect = before.connect;
+        self.late.set(before.late);
+    }
+
+    /// It found one, which gets first what was counted already.
+    pub(super) fn repeats(&mut self) {
+        self.copies.set(self.entry_ref().bytes().0);
     }
 
     /// It is held from now on.
@@ -241,6 +314,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.end_hold();
+        self.settle();
         let outcome = self
             .outcome
             .unwrap_or(Outcome::Ended(match std::thread::panicking() {

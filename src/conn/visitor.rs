@@ -86,4 +86,15 @@ impl Visitor {
         }
         Some(Endpoints::new(source, self.destination?))
     }
+
+    /// Whether the client's address is all that is known of it.
+    pub(super) fn is_plain(&self) -> bool {
+        let Self {
+            client: _,
+            destination,
+            hello,
+            early,
+        } = self;
+        destination.is_none() && hello.is_none() && early.is_empty()
+    }
 }

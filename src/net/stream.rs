@@ -405,9 +405,24 @@ impl Stream {
 
     /// Whether the kernel has something that was not read yet: bytes, a FIN or an error.
     pub fn has_unread(&self) -> bool {
+        !matches!(self.peek(), Err(rustix::io::Errno::AGAIN))
+    }
+
+    /// Whether the kernel has bytes that were not read yet.
+    pub fn has_bytes(&self) -> bool {
+        matches!(self.peek(), Ok(1..))
+    }
+
+    /// Whether the peer has left, of which nobody has read yet: by a FIN with no byte before it,
+    /// or by what broke the connection, which stays with the socket.
+    pub fn has_left(&self) -> bool {
+        self.is_broken() || matches!(self.peek(), Ok(0))
+    }
+
+    /// 1 if there are bytes, 0 at a FIN. An error is taken from the socket.
+    fn peek(&self) -> rustix::io::Result<usize> {
         let mut byte = [0_u8; 1];
-        let peeked = rustix::net::recv(self.socket(), &mut byte, RecvFlags::PEEK);
-        !matches!(peeked, Err(rustix::io::Errno::AGAIN))
+        Ok(rustix::net::recv(self.socket(), &mut byte, RecvFlags::PEEK)?.1)
     }
 
     /// Passes a FIN on: nothing more will be sent.

@@ -56,7 +56,7 @@ pub use tracked::{BackendView, CheckResult, Leaving};
 use crate::config::{self, Balance, HashKey};
 use crate::log::SharedThrottle;
 use crate::metrics::ledger::{Named, by_word};
-use crate::metrics::{Counter, Ended, Histogram, PerCore};
+use crate::metrics::{Counter, Ended, Histogram, PerCore, Replayed};
 use crate::net::Turns;
 use backend::Asker;
 use control::Control;
@@ -82,6 +82,8 @@ pub struct PoolCounters {
     pub ejections: Counter,
     /// How its connections ended, by [`Ended`].
     pub ended: [Counter; Ended::COUNT],
+    /// Connections that a backend of it ended before its first byte, by [`Replayed`].
+    pub replays: [Counter; Replayed::COUNT],
 }
 
 impl Named for PoolCounters {
@@ -91,6 +93,7 @@ impl Named for PoolCounters {
         tell("held", &self.held);
         tell("ejections", &self.ejections);
         by_word("ended", Ended::WORDS, &self.ended, tell);
+        by_word("replays", Replayed::WORDS, &self.replays, tell);
     }
 }
 
@@ -134,6 +137,7 @@ pub struct Attempt {
     tried: Vec<Arc<Backend>>,
     made: u32,
     first: bool,
+    elsewhere: bool,
 }
 
 impl Attempt {
@@ -144,7 +148,21 @@ impl Attempt {
             tried: Vec::new(),
             made: 0,
             first: true,
+            elsewhere: false,
         }
+    }
+
+    /// The same for none but backends that it has not tried, whoever else is left.
+    pub fn elsewhere(self) -> Self {
+        Self {
+            elsewhere: true,
+            ..self
+        }
+    }
+
+    /// Whether it has tried nothing yet.
+    pub fn is_new(&self) -> bool {
+        self.made == 0 && self.first
     }
 
     /// One more backend was tried, in vain.

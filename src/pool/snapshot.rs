@@ -153,7 +153,8 @@ impl Snapshot {
 
     /// Chooses a backend for `attempt` and takes a slot of it.
     ///
-    /// Backends that the connection has tried are left out, unless nothing else is left.
+    /// Backends that the connection has tried are left out, unless nothing else is left and it
+    /// need not go elsewhere.
     pub(super) fn take(
         &self,
         attempt: &Attempt,
@@ -177,7 +178,7 @@ impl Snapshot {
             return None;
         }
         self.take_from(attempt, asker, &attempt.tried, choose)
-            .or_else(|| match attempt.tried.is_empty() {
+            .or_else(|| match attempt.tried.is_empty() || attempt.elsewhere {
                 true => None,
                 false => self.take_from(attempt, asker, &[], choose),
             })

@@ -166,14 +166,14 @@ impl Snapshot {
         })
     }
 
-    /// Nothing replays yet.
     fn ejections(&self, out: &mut Families<'_>) -> fmt::Result {
         self.each_pool(out, &families::EJECTIONS, |samples, pool| {
             let ejections = pool.counters.sum(|cell| cell.ejections.value());
             samples.counter(&[&pool.name], ejections)
         })?;
         self.each_pool(out, &families::REPLAYS, |samples, pool| {
-            samples.counters(&[&pool.name], |_| 0)
+            let count = |outcome: usize| pool.counters.sum(|cell| cell.replays[outcome].value());
+            samples.counters(&[&pool.name], count)
         })
     }
 

@@ -307,12 +307,20 @@ fn health_tls() -> impl Strategy<Value = HealthTls> {
     })
 }
 
+fn replay() -> impl Strategy<Value = Replay> {
+    prop_oneof![
+        Just(Replay::Off),
+        Just(Replay::Safe),
+        (0..=65_536u32).prop_map(Replay::Bytes),
+    ]
+}
+
 /// A pool that falls back on a later one at most, so that there is no circle.
 fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
     let fallback = option::of(index + 1..index + 3);
     let fallback = fallback.prop_map(move |to| to.filter(|to| *to < pools).map(pool_name));
     let words = (choice(), choice(), choice(), choice(), choice(), choice());
-    let counts = (1..=1000u32, any::<u32>(), 0..=u32::MAX as usize);
+    let counts = (1..=1000u32, any::<u32>(), 0..=u32::MAX as usize, replay());
     let times = (
         timeout(),
         timeout(),
@@ -348,6 +356,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
                 source_addresses: times.6.3,
                 send_proxy: words.5,
                 slow_start: passive.1,
+                replay: counts.3,
                 when_all_down: words.1,
                 on_backend_down: times.6.2,
                 drain_timeout: times.5,

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::direction::{Direction, End, Link, Tally};
+use super::window::Window;
 use crate::conn::core::Core;
 use crate::net::Stream;
 
@@ -76,6 +77,7 @@ fn step(
         buffer: &mut core.buffer(),
         pipes: core.pipes(),
         tally: &mut tally,
+        window: &mut Window::Shut,
     };
     let polled = match what {
         What::Everything => direction.poll(cx, &mut link),

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use super::frozen::InHand;
 use super::pipe::{Pipe, Pipes};
+use super::window::Window;
 use crate::config::RelayEngine;
 use crate::net::Stream;
 
@@ -32,6 +33,8 @@ pub(super) struct Link<'a> {
     pub(super) buffer: &'a mut [u8],
     pub(super) pipes: &'a Rc<Pipes>,
     pub(super) tally: &'a mut Tally,
+    /// What is taken must be seen here, as long as this is open.
+    pub(super) window: &'a mut Window,
 }
 
 /// What moved during one poll.
@@ -149,6 +152,11 @@ impl Direction {
         })
     }
 
+    /// Whether the source has come to its end, which may wait behind what is in hand.
+    pub(super) fn has_ended(&self) -> bool {
+        self.source_end.is_some()
+    }
+
     /// What it waited for when it was last polled.
     pub(super) fn waiting(&self) -> Waiting {
         self.waiting
@@ -228,7 +236,9 @@ impl Direction {
 
     /// Takes more, with nothing in hand.
     fn take(&mut self, cx: &mut Context<'_>, link: &mut Link<'_>) -> Poll<io::Result<usize>> {
-        if self.bulk && link.source.poll_readable(cx).is_ready() {
+        // What is spliced is seen by nobody.
+        let may_splice = self.bulk && link.window.is_shut();
+        if may_splice && link.source.poll_readable(cx).is_ready() {
             let n = self.splice(link)?;
             if n > 0 {
                 return Poll::Ready(Ok(n));
@@ -237,6 +247,9 @@ impl Direction {
         // An empty pipe goes back to the others while there is nothing to splice.
         self.hand = Hand::Empty;
         let n = ready!(link.source.poll_recv(cx, link.buffer))?;
+        if !link.window.is_shut() {
+            link.window.note(&link.buffer[..n]);
+        }
         self.copied(cx, link, n)
     }
 

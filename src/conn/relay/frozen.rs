@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::direction::Direction;
+use super::window::Window;
 use super::{Clock, Exchange, Half, Observer, Pipes, Side};
 use crate::config::{self, RelayEngine};
 use crate::conn::core::{Core, Entry};
@@ -85,12 +86,13 @@ pub enum InHand {
 
 impl<'a, O: Observer> Exchange<'a, O> {
     /// Takes a relay apart: what another process can have, and the rest. The sockets are
-    /// neither closed nor reset by that.
+    /// neither closed nor reset by that. A [window](super::window) does not move, and is shut.
     ///
     /// # Errors
     /// What epoll_ctl(2) gives; the connection is reset then.
     pub fn freeze(self) -> io::Result<(Still, O, Arc<config::Pool>)> {
         let now = Instant::now();
+        self.observer.settle();
         let (up, up_gait) = self.up.freeze();
         let (down, down_gait) = self.down.freeze();
         let keepalive_at = self.clock.keepalive_at();
@@ -145,6 +147,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             clock: Clock::new(core.timers(), keepalive_at),
             asked: pose.asked_ago.map(ago),
             lasts_at: pose.lasts_in.and_then(|time| now.checked_add(time)),
+            window: Window::Shut,
             settings,
         })
     }

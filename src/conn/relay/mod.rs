@@ -13,14 +13,20 @@
 //!
 //! A broken side is noticed also while nobody reads it, because the other one is full or its
 //! own FIN was passed on already: then its socket is watched for errors alone.
+//!
+//! A backend that ends the connection before its first byte ends the relay, as long as another
+//! backend may take the connection over: see [`window`]. Whether it does is for others to find
+//! out; the relay goes on where none does.
 
 mod age;
 mod clock;
 mod deliver;
 mod direction;
 mod frozen;
+mod parted;
 mod pipe;
 mod quiet;
+mod window;
 
 use std::future::poll_fn;
 use std::io;
@@ -29,18 +35,21 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 pub use frozen::{Gait, InHand, Pose, Still};
+pub(super) use parted::Parted;
 pub use pipe::{PIPE_SIZE, Pipes};
 
 use serde::{Deserialize, Serialize};
 
 use super::core::{Core, Entry, Phase};
 use super::liveness;
+use super::replay::Trail;
 use crate::config;
 use crate::metrics::{Ended, Failure};
 use crate::net::{Kind, Stream};
 use clock::Clock;
 use deliver::{What, deliver};
 use direction::{Direction, End, Link, Tally, Waiting};
+use window::Window;
 
 /// A connection that is relayed for so long is well, whether or not the backend has said
 /// anything.
@@ -57,6 +66,10 @@ enum Side {
 pub trait Observer {
     /// The backend accepted so many bytes of the client's.
     fn delivered_up(&self, bytes: u64);
+    /// The same, but another backend may get them instead: they count when this one is settled.
+    fn hold_back(&self, bytes: u64);
+    /// This backend is settled.
+    fn settle(&self);
     /// The client accepted so many bytes of the backend's.
     fn delivered_down(&self, bytes: u64);
     /// So many bytes were spliced.
@@ -78,6 +91,9 @@ pub enum Finish {
     Ended(Ended),
     /// It was asked to move, and stands still.
     Frozen,
+    /// Its backend has ended it before its first byte, and another one may take it over; what it
+    /// ends as where none does, unless by the FIN of this backend.
+    Early(Option<Ended>),
 }
 
 fn closed_by(first: Side) -> Ended {
@@ -87,7 +103,7 @@ fn closed_by(first: Side) -> Ended {
     }
 }
 
-fn observe(observer: &impl Observer, entry: &Entry, up: &Tally, down: &Tally) {
+fn observe(observer: &impl Observer, up: &Tally, down: &Tally) {
     if up.delivered > 0 {
         observer.delivered_up(up.delivered);
     }
@@ -98,7 +114,6 @@ fn observe(observer: &impl Observer, entry: &Entry, up: &Tally, down: &Tally) {
     if spliced > 0 {
         observer.spliced(spliced);
     }
-    entry.moved(up.delivered, down.delivered);
 }
 
 /// How the exchange of bytes came to its end.
@@ -114,6 +129,8 @@ enum Done {
     Parted(Ended),
     /// It was asked to move, and can.
     Frozen,
+    /// The backend ended it, and another one may take it over.
+    Early(Option<Ended>),
 }
 
 /// A connection that has its backend, and what is known of its two directions between two
@@ -134,6 +151,8 @@ pub struct Exchange<'a, O> {
     asked: Option<Instant>,
     /// From when on it has lasted; `None`: what it shows of the backend was told.
     lasts_at: Option<Instant>,
+    /// Whether another backend could take it over.
+    window: Window,
 }
 
 /// A direction, and whether its FIN was passed on.
@@ -165,9 +184,9 @@ impl Half {
 impl<'a, O: Observer> Exchange<'a, O> {
     /// Of a client and the backend that was just connected for it, which gets first what was
     /// read of the client `early`.
-    pub fn new(
+    pub(super) fn new(
         (client, backend): (Stream, Stream),
-        early: Vec<u8>,
+        (early, trail): (Vec<u8>, Option<Box<Trail>>),
         settings: Arc<config::Pool>,
         core: &'a Core,
         entry: &'a Entry,
@@ -184,6 +203,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             core,
             entry,
             observer,
+            window: Window::new(settings.replay, &early, trail),
             up: Half::with(early, settings.relay),
             down: Half::new(settings.relay),
             first_fin: None,
@@ -214,6 +234,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
                 Finish::Ended(ended)
             }
             Done::Frozen => Finish::Frozen,
+            Done::Early(ended) => Finish::Early(ended),
             Done::Cut(broken, ended) => {
                 self.entry.set_phase(Phase::Closing);
                 self.entry.stay();
@@ -238,13 +259,18 @@ impl<'a, O: Observer> Exchange<'a, O> {
             self.entry.stay();
         }
         let (mut up, mut down) = (Tally::default(), Tally::default());
+        let kept = self.window.is_kept();
         let step = self.step(cx, &mut up, &mut down);
         let now = Instant::now();
-        if up.taken + down.taken + up.delivered + down.delivered > 0 {
+        let moved = up.taken + down.taken + up.delivered + down.delivered > 0;
+        if kept || self.window.is_kept() {
+            self.tend_window(&mut up, &down, now);
+        }
+        if moved {
             self.entry.moved_at(now);
             self.note_last_byte(&up, &down);
-            self.note_first_byte(&up, &down, now);
-            observe(&self.observer, self.entry, &up, &down);
+            self.note_first_byte(&up, &down, !kept, now);
+            observe(&self.observer, &up, &down);
         }
         if self.lasts_at.is_some() {
             self.judge(&step, now);
@@ -267,7 +293,11 @@ impl<'a, O: Observer> Exchange<'a, O> {
             return;
         };
         let early = match step {
-            Poll::Ready(Done::Cut(Side::Backend, Ended::BackendReset)) => Some(Failure::EarlyReset),
+            Poll::Ready(
+                Done::Cut(Side::Backend, Ended::BackendReset)
+                | Done::Early(Some(Ended::BackendReset)),
+            ) => Some(Failure::EarlyReset),
+            Poll::Ready(Done::Early(None)) => Some(Failure::EarlyClose),
             _ if self.first_fin == Some(Side::Backend) => Some(Failure::EarlyClose),
             _ => None,
         };
@@ -286,8 +316,24 @@ impl<'a, O: Observer> Exchange<'a, O> {
 
     /// Whether the client has sent nothing at all, not even FIN, so far as the kernel knows.
     fn is_client_silent(&self) -> bool {
-        let taken = self.entry.bytes().0 > 0 || !self.up.reads_source();
+        let kept = self.window.is_kept();
+        let taken = kept || self.entry.bytes().0 > 0 || !self.up.reads_source();
         !taken && !self.client.has_unread()
+    }
+
+    /// What becomes of what is kept for another backend: it is dropped when nobody else may get
+    /// it any more, and what this one accepted of it is counted, at the latest after a while.
+    fn tend_window(&mut self, up: &mut Tally, down: &Tally, now: Instant) {
+        let opened = self.entry.last_moved();
+        self.window.poll(opened, self.settings.connect_timeout, now);
+        if down.taken > 0 {
+            self.window.shut();
+        }
+        if !self.window.holds_back(now) {
+            self.observer.settle();
+        } else if up.delivered > 0 {
+            self.observer.hold_back(std::mem::take(&mut up.delivered));
+        }
     }
 
     /// When it must be looked whether it has lasted: only while that matters.
@@ -309,6 +355,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
         let lasts_at = self.looks_whether_it_lasts_at();
         let look_at = look_at.into_iter().chain(lasts_at).min();
         let silent_since = self.entry.last_moved();
+        let look_at = look_at.or_else(|| self.window.look_at(now));
         self.clock
             .poll(cx, silent_since, timeout, look_at, now)
             .map(|()| Done::Over(ended))
@@ -341,7 +388,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             Side::Client => (&mut self.up.direction, &self.client, &self.backend),
             Side::Backend => (&mut self.down.direction, &self.backend, &self.client),
         };
-        let (observer, entry) = (&self.observer, self.entry);
+        let observer = &self.observer;
         deliver(
             what,
             direction,
@@ -349,8 +396,8 @@ impl<'a, O: Observer> Exchange<'a, O> {
             sink,
             self.core,
             |tally| match from {
-                Side::Client => observe(observer, entry, tally, &Tally::default()),
-                Side::Backend => observe(observer, entry, &Tally::default(), tally),
+                Side::Client => observe(observer, tally, &Tally::default()),
+                Side::Backend => observe(observer, &Tally::default(), tally),
             },
         )
         .await;
@@ -368,9 +415,11 @@ impl<'a, O: Observer> Exchange<'a, O> {
 
     /// Runs the direction whose source is `from`.
     fn move_bytes(&mut self, cx: &mut Context<'_>, from: Side, tally: &mut Tally) -> Option<Done> {
-        let (half, source, sink) = match from {
-            Side::Client => (&mut self.up, &self.client, &self.backend),
-            Side::Backend => (&mut self.down, &self.backend, &self.client),
+        // Nothing is kept of what a backend sends.
+        let mut shut = Window::Shut;
+        let (half, source, sink, window) = match from {
+            Side::Client => (&mut self.up, &self.client, &self.backend, &mut self.window),
+            Side::Backend => (&mut self.down, &self.backend, &self.client, &mut shut),
         };
         if half.done {
             return None;
@@ -382,16 +431,41 @@ impl<'a, O: Observer> Exchange<'a, O> {
             buffer: &mut buffer,
             pipes: self.core.pipes(),
             tally,
+            window,
         };
         let Poll::Ready(end) = half.direction.poll(cx, &mut link) else {
             return None;
         };
         drop(buffer);
-        match end {
-            End::Fin => self.fin(from),
-            End::SourceBroke(error) => Some(cut(from, &error)),
-            End::SinkBroke(error) => Some(cut(other(from), &error)),
+        let answered = from == Side::Backend && tally.taken > 0;
+        let (side, done) = match end {
+            End::Fin => (from, None),
+            End::SourceBroke(error) => (from, Some(cut(from, &error))),
+            End::SinkBroke(error) => (other(from), Some(cut(other(from), &error))),
+        };
+        match (side, done) {
+            (Side::Backend, done) if !answered && self.may_move_on(done.as_ref()) => {
+                Some(Done::Early(done.map(|_| Ended::BackendReset)))
+            }
+            (_, None) => self.fin(from),
+            (_, done) => done,
         }
+    }
+
+    /// Whether another backend may take the connection over from this one, which has just ended
+    /// it: by a FIN, or as `cut` says. This is where the first phase of a connection ends, if not
+    /// with a first byte.
+    fn may_move_on(&self, cut: Option<&Done>) -> bool {
+        if self.asked.is_none() || self.window.is_shut() {
+            return false;
+        }
+        // A backend that was lost has not said that it does not want the connection.
+        let by_backend = matches!(cut, None | Some(Done::Cut(_, Ended::BackendReset)));
+        let (opened, timeout) = (self.entry.last_moved(), self.settings.connect_timeout);
+        let in_time = self.window.is_open(opened, timeout, Instant::now());
+        let no_fin = self.first_fin.is_none() && !self.up.direction.has_ended();
+        // What the kernel has of either was sent before this end.
+        by_backend && in_time && no_fin && !self.client.has_left() && !self.backend.has_bytes()
     }
 
     /// Everything that `from` sent, and its FIN, is ready to be passed on.
@@ -401,6 +475,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             Side::Backend => (&mut self.down, &self.up, &self.client),
         };
         half.done = true;
+        self.window.shut();
         let first = *self.first_fin.get_or_insert(from);
         if opposite.done {
             // Closing the sockets sends this FIN.
@@ -435,14 +510,15 @@ impl<'a, O: Observer> Exchange<'a, O> {
         }
     }
 
-    /// A backend may answer once the client has asked, or, if it speaks first, at once.
-    fn note_first_byte(&mut self, up: &Tally, down: &Tally, now: Instant) {
+    /// A backend may answer once the client has asked, or, if it speaks first, at once. `silent`:
+    /// nothing is kept of what the client had sent before.
+    fn note_first_byte(&mut self, up: &Tally, down: &Tally, silent: bool, now: Instant) {
         let Some(asked) = self.asked else { return };
         if down.taken > 0 {
             self.observer
                 .answered(now.saturating_duration_since(asked), now);
             self.asked = None;
-        } else if up.taken > 0 && !self.entry.has_moved() {
+        } else if up.taken > 0 && silent && !self.entry.has_moved() {
             self.asked = Some(now);
         }
     }

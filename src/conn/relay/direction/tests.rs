@@ -28,6 +28,7 @@ struct Scene {
     pipes: Rc<Pipes>,
     buffer: Vec<u8>,
     tally: Tally,
+    window: Window,
 }
 
 impl Scene {
@@ -47,6 +48,7 @@ impl Scene {
             pipes,
             buffer: vec![0; BUFFER],
             tally: Tally::default(),
+            window: Window::Shut,
         }
     }
 
@@ -57,6 +59,7 @@ impl Scene {
             buffer: &mut self.buffer,
             pipes: &self.pipes,
             tally: &mut self.tally,
+            window: &mut self.window,
         };
         self.direction.poll(cx, &mut link)
     }
