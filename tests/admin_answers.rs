@@ -51,6 +51,7 @@ fn pool_shape() -> Value {
         "connections": {"active": "number", "total": "number"},
         "bytes_in": "number", "bytes_out": "number",
         "ended": names(families::ENDED, "reason"),
+        "replays": names(families::REPLAYS, "outcome"),
         "backends": {"b1": backend_shape()},
     })
 }
