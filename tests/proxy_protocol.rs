@@ -106,7 +106,8 @@ impl Scene {
 
     #[track_caller]
     fn no_backend_was_touched(&self) {
-        assert_eq!(self.isobar.count("/pools/web/connections/total"), 0);
+        let of_backend = format!("/pools/web/backends/{}/connections", self.backend.name());
+        assert_eq!(self.isobar.count(&format!("{of_backend}/total")), 0);
         assert_eq!(self.backend.accepted(), 0);
     }
 }
