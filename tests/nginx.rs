@@ -18,7 +18,9 @@ const SPARE: Duration = Duration::from_secs(30);
 /// Large enough for any engine to be at its best.
 const LARGE: u64 = 256 << 20;
 
-const SETTINGS: &str = "[pool.web.health]\nkind = \"http\"\npath = \"/health\"\n\
+// What checks say is to be seen: an ejection would outlast the time that a server is down.
+const SETTINGS: &str = "[pool.web.outlier]\nconsecutive_failures = 0\n\
+    [pool.web.health]\nkind = \"http\"\npath = \"/health\"\n\
     expect_status = \"204\"\ninterval = \"500ms\"\nfast_interval = \"100ms\"\n\
     timeout = \"400ms\"\n";
 

@@ -95,8 +95,9 @@ struct Scene {
     _postgres: Postgres,
 }
 
-const CHECKS: &str =
-    "[pool.web.health]\ninterval = \"500ms\"\ntimeout = \"500ms\"\nfast_interval = \"100ms\"\n";
+// What checks say is to be seen: an ejection would outlast the time that a server is down.
+const CHECKS: &str = "[pool.web.outlier]\nconsecutive_failures = 0\n\
+    [pool.web.health]\ninterval = \"500ms\"\ntimeout = \"500ms\"\nfast_interval = \"100ms\"\n";
 
 impl Scene {
     /// `keys` are further ones of each way.

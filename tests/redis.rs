@@ -26,7 +26,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 const NAMES: [&str; 3] = ["r1", "r2", "r3"];
 
 /// A server is asked for its health as a client would ask, and is quickly found to be down.
-const SETTINGS: &str = "[pool.web.health]\nkind = \"exchange\"\nsend = \"PING\\r\\n\"\n\
+// What checks say is to be seen: an ejection would outlast the time that a server is down.
+const SETTINGS: &str = "[pool.web.outlier]\nconsecutive_failures = 0\n\
+    [pool.web.health]\nkind = \"exchange\"\nsend = \"PING\\r\\n\"\n\
     expect = \"+PONG\"\ninterval = \"500ms\"\nfast_interval = \"100ms\"\ntimeout = \"400ms\"\n";
 
 struct Redis {
