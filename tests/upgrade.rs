@@ -219,6 +219,11 @@ fn twenty_upgrades_in_a_row_under_load_are_seen_by_nobody() {
             .collect();
         // Whatever fails, the others must end.
         let _stop = StopOnDrop(&stop);
+        // Who is still on the way to the backend does not move.
+        wait_until("all who stay have their backend", || {
+            let relaying = isobar.get("/connections?state=relaying&limit=1").json();
+            relaying["total"].as_u64() >= Some((IDLE + STREAMS) as u64)
+        });
         let mut before = totals(&isobar.stats());
         for n in 0..UPGRADES {
             let began = Instant::now();
