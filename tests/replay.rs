@@ -297,6 +297,10 @@ fn when_none_is_left_the_end_is_passed_on_as_it_came() {
         }
         let second = scene.b2.accept();
         if reset {
+            // A reset that is there before isobar has looked at the connect is a connect that
+            // failed, and then it is the FIN of the first that is passed on.
+            let connects = "/pools/web/backends/b2/connect_seconds/count";
+            scene.isobar.wait_count(connects, 1);
             second.reset();
             client.expect_reset();
             drop(client);
