@@ -126,11 +126,12 @@ fn listener(listener: &Named<'_>, sink: &mut Sink<'_>) {
 
 fn proxies(scope: &Scope<'_>, sink: &mut Sink<'_>) {
     let off = scope.choice::<ProxyProtocol>("proxy_protocol") == ProxyProtocol::Off;
-    if off && is_readable(scope, "proxy_protocol") {
-        if let Some(at) = written(scope, "trusted_proxies") {
-            let message = "`trusted_proxies` has no effect with proxy_protocol = \"off\"";
-            sink.warn(at.span.clone(), message);
-        }
+    if off
+        && is_readable(scope, "proxy_protocol")
+        && let Some(at) = written(scope, "trusted_proxies")
+    {
+        let message = "`trusted_proxies` has no effect with proxy_protocol = \"off\"";
+        sink.warn(at.span.clone(), message);
     }
 }
 
