@@ -273,10 +273,6 @@ fn each_fault_of_a_listener_is_told_at_its_place() {
             "6:1: `udp` in [listener.l]: UDP is out of scope: isobar balances TCP",
         ),
         (
-            "bind = \"127.0.0.1:1\"\ntrusted_proxies = []",
-            "6:1: `trusted_proxies` is not available in this version of isobar yet",
-        ),
-        (
             "bind = \"127.0.0.1:1\"\nallow = [\"10.0.0.0/8\", \"10.0.0.0/33\"]",
             "6:24: `allow` cannot be \"10.0.0.0/33\": a prefix of IPv4 has at most 32 bits",
         ),
