@@ -200,6 +200,29 @@ fn every_key_is_shown_where_it_has_an_effect() {
     }
 }
 
+/// Of Unix clients whom headers name, and of a listener whose pool alone reads hellos.
+#[test]
+fn settings_that_have_an_effect_by_others_are_shown() {
+    let unix = |headers: &str| {
+        let listener = "[listener.u]\nbind = \"unix:/u\"\npool = \"p\"\n";
+        accept(&with_pool(&format!("{listener}{headers}"))).render()
+    };
+    let named = unix("proxy_protocol = \"required\"\ntrusted_proxies = [\"unix\"]\n");
+    let keys = ["deny = ", "max_connections_per_ip = ", "rate_per_ip = "];
+    for key in keys {
+        assert!(named.contains(key), "{key} in {named}");
+        assert!(!unix("").contains(key), "{key} in {}", unix(""));
+    }
+    let hashed = |key: &str| {
+        let pools = "balance = \"round-robin\"\nfallback = \"q\"\n[pool.q]\nbackends = []\n";
+        let hash = format!("balance = \"consistent-hash\"\nhash.key = \"{key}\"\n");
+        let listener = "[listener.l]\nbind = \"127.0.0.1:1\"\npool = \"p\"\n";
+        accept(&with_pool(&format!("{pools}{hash}{listener}"))).render()
+    };
+    assert!(hashed("sni").contains("preread_timeout = "));
+    assert!(!hashed("client-ip").contains("preread_timeout = "));
+}
+
 #[test]
 fn the_files_of_this_repository_have_no_fault_and_no_warning() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
