@@ -1,5 +1,5 @@
-//! The life of a connection after it was admitted, on one page: route, pick, connect, relay,
-//! account. See [`serve`].
+//! The life of a connection after its accept, on one page: identify, admit, route, pick, connect,
+//! relay, account. See [`serve`].
 
 pub mod core;
 pub mod ending;
@@ -209,7 +209,7 @@ fn stages<'a>(
     }
 }
 
-/// From the admission to the backend: identify, route, pick, connect.
+/// From the accept to the backend: identify, admit, route, pick, connect.
 ///
 /// # Errors
 /// The outcome of a connection that gets none.
@@ -232,7 +232,7 @@ async fn arrive(
     }
     let origin = record.origin();
     origin.admit(record.entry_ref(), &visitor.client)?;
-    if record.origin().reads_hello(&visitor) {
+    if origin.reads_hello(&visitor) {
         visitor.hello = hello::hello(&mut preread).await?;
     }
     visitor.early = preread.into_early();
@@ -348,6 +348,7 @@ impl Observer for Meter<'_> {
         self.record.first_byte.set(Some(took));
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
