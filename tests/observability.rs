@@ -118,6 +118,11 @@ fn the_log_the_statistics_and_the_metrics_tell_each_ending_alike() {
     client.reset();
     server.expect_reset();
     let (client, server) = open("plain");
+    // A reset that is there before isobar has looked at the connect is a connect that failed.
+    wait_until("it is relayed", || {
+        let relaying = isobar.get("/connections?listener=plain&state=relaying");
+        relaying.json()["total"] == 1
+    });
     server.reset();
     client.expect_reset();
     let (client, server) = open("idle");
