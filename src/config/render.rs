@@ -20,9 +20,9 @@ use super::texts::is_name;
 use super::units::{format_bytes, format_duration, format_percent, format_statuses};
 use super::value::Scope;
 use super::{
-    AccessSink, Admin, Backend, Balance, Config, HashKey, Health, HealthKind, HealthTls, Listener,
-    Loaded, Log, OnBackendDown, Pool, ProxyProtocol, Rate, Route, Runtime, build, env,
-    on_backend_down, sources,
+    AccessSink, Admin, Backend, Balance, Config, Health, HealthKind, HealthTls, Listener, Loaded,
+    Log, OnBackendDown, Pool, ProxyProtocol, Rate, Route, Runtime, build, env, on_backend_down,
+    sources,
 };
 use crate::net::Address;
 
@@ -432,12 +432,16 @@ fn has_tcp(config: &Config, pool: &Pool) -> bool {
 
 /// Whether a pool that clients of this listener may come to hashes by the name they ask for.
 fn hashes_names(config: &Config, listener: &Listener) -> bool {
-    let pool = |name: &str| config.pools.iter().find(|pool| *pool.name == *name);
-    let fallback = |of: &&Pool| of.fallback.as_deref().and_then(pool);
-    let mut ways = listener.leads_to().filter_map(|name| pool(name));
-    ways.any(|first| {
-        std::iter::successors(Some(&**first), |of| fallback(of).map(|pool| &**pool))
-            .any(|pool| pool.balance == Balance::ConsistentHash && pool.hash.key == HashKey::Sni)
+    let pools = config.pools.iter().map(|pool| &**pool);
+    let pool = |name: &str| pools.clone().find(|pool| *pool.name == *name);
+    let by_name = |pool: &Pool| {
+        pool.balance == Balance::ConsistentHash && pool.hash.key == super::HashKey::Sni
+    };
+    let mut firsts = listener.leads_to().filter_map(|name| pool(name));
+    firsts.any(|first| {
+        let mut way =
+            std::iter::successors(Some(first), |of| of.fallback.as_deref().and_then(pool));
+        way.any(by_name)
     })
 }
 

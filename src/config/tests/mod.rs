@@ -200,27 +200,29 @@ fn every_key_is_shown_where_it_has_an_effect() {
     }
 }
 
-/// Of Unix clients whom headers name, and of a listener whose pool alone reads hellos.
+/// Of Unix clients whom headers name, and of a listener where a pool alone reads hellos.
 #[test]
 fn settings_that_have_an_effect_by_others_are_shown() {
-    let unix = |headers: &str| {
-        let listener = "[listener.u]\nbind = \"unix:/u\"\npool = \"p\"\n";
-        accept(&with_pool(&format!("{listener}{headers}"))).render()
+    let shown = |listener: &str, other: &str| {
+        let text = format!(
+            "[listener.l]\npool = \"p\"\n{listener}\n\
+             [pool.p]\nbackends = [\"10.0.0.1:1\"]\nfallback = \"q\"\n\
+             [pool.q]\nbackends = [\"10.0.0.2:1\"]\n{other}\n"
+        );
+        accept(&text).render()
     };
-    let named = unix("proxy_protocol = \"required\"\ntrusted_proxies = [\"unix\"]\n");
-    let keys = ["deny = ", "max_connections_per_ip = ", "rate_per_ip = "];
-    for key in keys {
+    let unix = "bind = \"unix:/u\"\n";
+    let headers = "proxy_protocol = \"required\"\ntrusted_proxies = [\"unix\"]\n";
+    let (named, nameless) = (shown(&format!("{unix}{headers}"), ""), shown(unix, ""));
+    for key in ["deny = ", "max_connections_per_ip = ", "rate_per_ip = "] {
         assert!(named.contains(key), "{key} in {named}");
-        assert!(!unix("").contains(key), "{key} in {}", unix(""));
+        assert!(!nameless.contains(key), "{key} in {nameless}");
     }
     let hashed = |key: &str| {
-        let pools = "balance = \"round-robin\"\nfallback = \"q\"\n[pool.q]\nbackends = []\n";
-        let hash = format!("balance = \"consistent-hash\"\nhash.key = \"{key}\"\n");
-        let listener = "[listener.l]\nbind = \"127.0.0.1:1\"\npool = \"p\"\n";
-        accept(&with_pool(&format!("{pools}{hash}{listener}"))).render()
+        let hash = format!("balance = \"consistent-hash\"\nhash.key = \"{key}\"");
+        shown("bind = \"127.0.0.1:1\"", &hash).contains("preread_timeout = ")
     };
-    assert!(hashed("sni").contains("preread_timeout = "));
-    assert!(!hashed("client-ip").contains("preread_timeout = "));
+    assert!(hashed("sni") && !hashed("client-ip"));
 }
 
 #[test]
