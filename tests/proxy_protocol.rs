@@ -331,6 +331,9 @@ fn a_client_that_leaves_before_its_header_is_whole_touches_no_backend() {
     client.write_and_fin(b"PROXY TCP4 1.2");
     scene.is_refused(&client, "proxy_header", 1);
     scene.no_backend_was_touched();
+    // Who has left counts where it would have gone; who is refused counts nowhere.
+    assert_eq!(scene.isobar.count("/pools/web/ended/client_left"), 2);
+    assert_eq!(scene.isobar.count("/pools/web/connections/total"), 2);
 }
 
 #[test]

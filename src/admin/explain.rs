@@ -184,7 +184,7 @@ impl Answer {
             Some(Routed { route, pool }) => (route, Some(pool)),
             None => (None, None),
         };
-        let asked = query.asked(routes::destination(&listening));
+        let asked = query.asked(routes::destination(&listening, &way));
         let explanation = home.as_ref().map(|home| home.explain(asked));
         notes.extend(routes::notes(&way, &visitor, &query));
         notes.extend(explanation.iter().flat_map(words::assumed));

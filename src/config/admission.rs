@@ -1,8 +1,9 @@
-//! Warnings about who may come in, and whose headers count: entries that do not say what they seem to, and limits that
-//! never hold anybody back.
+//! Warnings about who may come in, and whose headers count: entries that do not say what they
+//! seem to, and limits that never hold anybody back.
 
 use std::collections::HashSet;
 
+use super::ProxyProtocol;
 use super::build::{self, Named};
 use super::faults::Sink;
 use super::value::{At, Scope, Value};
@@ -95,11 +96,9 @@ impl Sockets {
         if binds.len() < written.len() {
             return None;
         }
-        // Whoever comes by a Unix socket may be told from somewhere else by a header.
-        let carried = scope.own("proxy_protocol").is_some();
         match unix {
             0 => Some(Self::Ip),
-            _ if unix == binds.len() && !carried => Some(Self::Unix),
+            _ if unix == binds.len() && !may_carry(scope) => Some(Self::Unix),
             _ => None,
         }
     }
@@ -129,6 +128,13 @@ impl Sockets {
             }
         }
     }
+}
+
+/// Whether a client may have another address than its socket, by a PROXY header.
+pub(super) fn may_carry(listener: &Scope<'_>) -> bool {
+    let key = "proxy_protocol";
+    listener.own(key).is_some_and(is_faulty)
+        || listener.choice::<ProxyProtocol>(key) != ProxyProtocol::Off
 }
 
 fn items<'a>(scope: &Scope<'a>, key: &str) -> impl Iterator<Item = &'a At<Value>> + use<'a> {

@@ -1,4 +1,5 @@
-//! Who comes: entries of `allow`, `deny` and `trusted_proxies`, and what to write instead of what is none.
+//! Who comes: entries of `allow`, `deny` and `trusted_proxies`, and what to write instead of what
+//! is none.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -58,7 +58,7 @@ impl Writer<'_> {
         self.log(&config.log);
         for listener in &config.listeners {
             self.table("listener", Some(&listener.name));
-            self.listener(listener);
+            self.listener(listener, hashes_names(config, listener));
         }
         for pool in &config.pools {
             self.table("pool", Some(&pool.name));
@@ -121,7 +121,7 @@ impl Writer<'_> {
         }
     }
 
-    fn listener(&mut self, listener: &Listener) {
+    fn listener(&mut self, listener: &Listener, hashes_names: bool) {
         let binds: Vec<_> = listener.bind.iter().map(Address::to_string).collect();
         self.texts("bind", &binds);
         self.flag("ipv6_only", listener.ipv6_only);
@@ -133,38 +133,39 @@ impl Writer<'_> {
         self.count("backlog", listener.backlog);
         self.count("max_connections", listener.max_connections);
         self.admission(listener);
-        self.proxies(listener);
+        self.proxies(listener, hashes_names);
         for (index, route) in listener.routes.iter().enumerate() {
             self.route(listener, index, route);
         }
     }
 
-    /// Who may come in. Limits by address say nothing where nobody has one.
+    /// Who may come in. Limits by address say nothing where nobody has one, by socket or header.
     fn admission(&mut self, listener: &Listener) {
         let rate = |rate: Option<Rate>| rate.map_or_else(String::new, |rate| rate.to_string());
-        let tcp = listener.bind.iter().any(|a| matches!(a, Address::Ip(_)));
-        if tcp || listener.max_connections_per_ip > 0 {
+        let ip = listener.bind.iter().any(|a| matches!(a, Address::Ip(_)));
+        let known = ip || listener.proxy_protocol != ProxyProtocol::Off;
+        if known || listener.max_connections_per_ip > 0 {
             self.count("max_connections_per_ip", listener.max_connections_per_ip);
         }
         self.text("rate", &rate(listener.rate));
-        if tcp || listener.rate_per_ip.is_some() {
+        if known || listener.rate_per_ip.is_some() {
             self.text("rate_per_ip", &rate(listener.rate_per_ip));
         }
         self.texts("allow", &strings(&listener.allow));
-        if tcp || !listener.deny.is_empty() {
+        if known || !listener.deny.is_empty() {
             self.texts("deny", &strings(&listener.deny));
         }
     }
 
-    /// Who says whom it brings.
-    fn proxies(&mut self, listener: &Listener) {
+    /// Who says whom it brings, and how long a client may take that is read.
+    fn proxies(&mut self, listener: &Listener, hashes_names: bool) {
         self.text("proxy_protocol", listener.proxy_protocol.word());
         let proxied = listener.proxy_protocol != ProxyProtocol::Off;
         if proxied || !listener.trusted_proxies.is_empty() {
             self.texts("trusted_proxies", &strings(&listener.trusted_proxies));
         }
         let default = super::fields::plain_listener().preread_timeout;
-        let reads = proxied || listener.routes.iter().any(Route::needs_hello);
+        let reads = proxied || hashes_names || listener.routes.iter().any(Route::needs_hello);
         if reads || listener.preread_timeout != default {
             self.duration("preread_timeout", listener.preread_timeout);
         }
@@ -448,6 +449,21 @@ fn has_tcp(config: &Config, pool: &Pool) -> bool {
         || fallback
         || listeners.any(|listener| listener.bind.iter().any(is_ip))
         || pool.backends.iter().any(|backend| is_ip(&backend.address))
+}
+
+/// Whether a pool that clients of this listener may come to hashes by the name they ask for.
+fn hashes_names(config: &Config, listener: &Listener) -> bool {
+    let pools = config.pools.iter().map(|pool| &**pool);
+    let pool = |name: &str| pools.clone().find(|pool| *pool.name == *name);
+    let by_name = |pool: &Pool| {
+        pool.balance == Balance::ConsistentHash && pool.hash.key == super::HashKey::Sni
+    };
+    let mut firsts = listener.leads_to().filter_map(|name| pool(name));
+    firsts.any(|first| {
+        let mut way =
+            std::iter::successors(Some(first), |of| of.fallback.as_deref().and_then(pool));
+        way.any(by_name)
+    })
 }
 
 /// A name as a part of a table's header, where a dot would divide it.

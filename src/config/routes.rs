@@ -13,7 +13,7 @@ use super::build::{self, File, Named};
 use super::effects::{has_faulty, written};
 use super::faults::Sink;
 use super::value::{At, Scope};
-use super::{Balance, HashKey, ProxyProtocol, Route};
+use super::{Balance, HashKey, Route};
 use crate::hello::NamePattern;
 use crate::net::{Address, Cidr};
 
@@ -45,7 +45,7 @@ pub(super) fn check(file: &File<'_>, listener: &Named<'_>, sink: &mut Sink<'_>) 
     }
     if let Some(at) = written(scope, "preread_timeout")
         && !reads(file, scope, &routes)
-        && scope.choice::<ProxyProtocol>("proxy_protocol") == ProxyProtocol::Off
+        && !admission::may_carry(scope)
     {
         let message = "`preread_timeout` has no effect: nothing is read before a connection is \
                        routed, as no PROXY header is looked for, and no route and no hash key needs \
@@ -80,7 +80,7 @@ fn only_sockets(listener: &Scope<'_>, routes: &[(Route, Range<usize>)], sink: &m
     let binds = build::binds(listener);
     let unix = |bind: &At<Address>| matches!(bind.value, Address::Unix(_));
     let readable = !listener.own("bind").is_none_or(has_faulty);
-    if !readable || !binds.iter().all(unix) {
+    if !readable || !binds.iter().all(unix) || admission::may_carry(listener) {
         return;
     }
     for (_, place) in routes.iter().filter(|(route, _)| !route.client.is_empty()) {

@@ -1,5 +1,5 @@
-//! The life of a connection after it was admitted, on one page: route, pick, connect, relay,
-//! account. See [`serve`].
+//! The life of a connection after its accept, on one page: identify, admit, route, pick, connect,
+//! relay, account. See [`serve`].
 
 pub mod core;
 pub mod ending;
@@ -223,7 +223,7 @@ fn stages<'a>(
     }
 }
 
-/// From the admission to the backend: identify, route, pick, connect.
+/// From the accept to the backend: identify, admit, route, pick, connect.
 ///
 /// # Errors
 /// The outcome of a connection that gets none.
@@ -246,7 +246,7 @@ async fn arrive(
     }
     let origin = record.origin();
     origin.admit(record.entry_ref(), &visitor.client)?;
-    if record.origin().reads_hello(&visitor) {
+    if origin.reads_hello(&visitor) {
         visitor.hello = hello::hello(&mut preread).await?;
     }
     visitor.early = preread.into_early();
@@ -412,6 +412,7 @@ impl Observer for Meter<'_> {
         self.lease.is_doubted()
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -55,9 +55,7 @@ impl Visitor {
     pub fn alpn(&self) -> &[Box<[u8]>] {
         self.hello.as_ref().map_or(&[], |hello| &hello.alpn)
     }
-}
 
-impl Visitor {
     /// Sends a backend that was just connected the PROXY header of this client: once, whole and
     /// before anything else. The backend's socket is empty, so that a header always fits.
     ///

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Query, Whom};
-use crate::config::Route;
+use crate::config::{ProxyProtocol, Route};
 use crate::conn::visitor::Visitor;
 use crate::conn::way::{Verdict, Way};
 use crate::listener::Listening;
@@ -83,8 +83,12 @@ fn conditions(route: &Route, verdict: Verdict, visitor: &Visitor) -> Vec<Conditi
         .collect()
 }
 
-/// Where clients connect to, if there is but one such place.
-pub(super) fn destination(listening: &Listening) -> Option<SocketAddr> {
+/// Where clients connect to, if there is but one such place, and no PROXY header that says
+/// otherwise.
+pub(super) fn destination(listening: &Listening, way: &Way) -> Option<SocketAddr> {
+    if way.settings.proxy_protocol != ProxyProtocol::Off {
+        return None;
+    }
     let mut addresses = listening.addresses();
     match (addresses.next(), addresses.next()) {
         (Some(Address::Ip(one)), None) if !one.ip().is_unspecified() => Some(*one),

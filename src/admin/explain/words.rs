@@ -164,7 +164,7 @@ pub(super) fn assumed(explanation: &Explanation) -> Option<String> {
         }
         HashKey::DestinationIpPort => {
             "the hash key is destination-ip-port, and there is not just one address to connect \
-             to: any is assumed"
+             to, or a PROXY header says which it was: any is assumed"
         }
     };
     Some(why.to_owned())

@@ -200,6 +200,31 @@ fn every_key_is_shown_where_it_has_an_effect() {
     }
 }
 
+/// Of Unix clients whom headers name, and of a listener where a pool alone reads hellos.
+#[test]
+fn settings_that_have_an_effect_by_others_are_shown() {
+    let shown = |listener: &str, other: &str| {
+        let text = format!(
+            "[listener.l]\npool = \"p\"\n{listener}\n\
+             [pool.p]\nbackends = [\"10.0.0.1:1\"]\nfallback = \"q\"\n\
+             [pool.q]\nbackends = [\"10.0.0.2:1\"]\n{other}\n"
+        );
+        accept(&text).render()
+    };
+    let unix = "bind = \"unix:/u\"\n";
+    let headers = "proxy_protocol = \"required\"\ntrusted_proxies = [\"unix\"]\n";
+    let (named, nameless) = (shown(&format!("{unix}{headers}"), ""), shown(unix, ""));
+    for key in ["deny = ", "max_connections_per_ip = ", "rate_per_ip = "] {
+        assert!(named.contains(key), "{key} in {named}");
+        assert!(!nameless.contains(key), "{key} in {nameless}");
+    }
+    let hashed = |key: &str| {
+        let hash = format!("balance = \"consistent-hash\"\nhash.key = \"{key}\"");
+        shown("bind = \"127.0.0.1:1\"", &hash).contains("preread_timeout = ")
+    };
+    assert!(hashed("sni") && !hashed("client-ip"));
+}
+
 #[test]
 fn the_files_of_this_repository_have_no_fault_and_no_warning() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

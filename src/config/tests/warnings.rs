@@ -212,13 +212,31 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
 
 /// A header may name an address all the same.
 #[test]
-fn clients_of_unix_sockets_can_be_hashed_where_they_send_proxy_headers() {
-    let text = with_pool(
-        "[listener.u]\nbind = \"unix:/u\"\npool = \"q\"\nproxy_protocol = \"required\"\n\
-         trusted_proxies = [\"unix\"]\n\
-         [pool.q]\nbackends = [\"1.1.1.1:1\"]\nbalance = \"consistent-hash\"\n",
-    );
-    assert_eq!(warnings(&text), Vec::<String>::new());
+fn clients_of_unix_sockets_have_addresses_where_they_send_proxy_headers() {
+    let told = |headers: &str| {
+        warnings(&with_pool(&format!(
+            "[listener.u]\nbind = \"unix:/u\"\npool = \"q\"\nmax_connections_per_ip = 5\n\
+             deny = [\"10.0.0.0/8\"]\n{headers}\
+             [[listener.u.route]]\nclient = [\"192.168.0.0/16\"]\npool = \"p\"\n\
+             [pool.q]\nbackends = [\"1.1.1.1:1\"]\nbalance = \"consistent-hash\"\n"
+        )))
+    };
+    let headers = "proxy_protocol = \"required\"\ntrusted_proxies = [\"unix\"]\n";
+    assert_eq!(told(headers), Vec::<String>::new());
+    for none in ["", "proxy_protocol = \"off\"\n"] {
+        let told = told(none);
+        for part in [
+            "`max_connections_per_ip` has no effect: its listener has Unix sockets only",
+            "this has no effect: its listener has Unix sockets only",
+            "this route can never match: clients of a Unix socket are in no network",
+            "`balance` has no effect as all listeners of this pool are Unix sockets",
+        ] {
+            assert!(
+                told.iter().any(|line| line.contains(part)),
+                "{part}: {told:?}"
+            );
+        }
+    }
 }
 
 /// A listener `m` with these lines behind its address, and a pool `q`.
