@@ -18,6 +18,7 @@
 //! | [`conn`] | the life of a connection: route, pick, connect, relay, account |
 //! | [`listener`] | accept and admit |
 //! | [`check`] | active health checks |
+//! | [`resolve`] | what DNS says of backends by name |
 //! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
 //! | [`plan`] | what a reload would change, and which connections it would touch |
 //! | [`admin`] | the HTTP endpoint |
@@ -30,6 +31,7 @@
 //! snapshots or by sending a command.
 
 pub mod admin;
+mod aside;
 pub mod balance;
 pub mod check;
 pub mod cli;
@@ -42,6 +44,7 @@ pub mod net;
 pub mod plan;
 pub mod pool;
 pub mod rebalance;
+pub mod resolve;
 pub mod runtime;
 pub mod server;
 mod terminal;

@@ -17,7 +17,7 @@ use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
     Pool, Runtime, build,
 };
-use crate::net::Address;
+use crate::net::{Address, Location};
 
 /// When a changed key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -175,6 +175,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         name: _,
         balance,
         backends: _,
+        resolve,
         fallback,
         connect_timeout,
         connect_attempts,
@@ -195,6 +196,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
     let mut fields = vec![
         new_connections("balance", word(*balance)),
         at_once("backends", None),
+        at_once("resolve", word(*resolve)),
         new_connections("fallback", text(fallback.as_deref().unwrap_or_default())),
         new_connections("connect_timeout", duration(*connect_timeout)),
         new_connections("connect_attempts", count(*connect_attempts)),
@@ -365,7 +367,7 @@ pub(super) fn effect(header: &str, key: &str) -> Option<Effect> {
 pub(super) fn plain_backend() -> Backend {
     Backend {
         name: "".into(),
-        address: Address::Unix("".into()),
+        address: Location::Address(Address::Unix("".into())),
         weight: 1,
         max_connections: 0,
         backup: false,

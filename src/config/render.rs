@@ -136,6 +136,9 @@ impl Writer<'_> {
         let plain = build::pool("", &Scope::new(&POOL, None, None));
         self.text("balance", pool.balance.word());
         self.backends(&pool.backends);
+        if pool.resolve != plain.resolve || pool.backends.iter().any(|b| b.address.is_name()) {
+            self.text("resolve", pool.resolve.word());
+        }
         self.text("fallback", pool.fallback.as_deref().unwrap_or_default());
         self.duration("connect_timeout", pool.connect_timeout);
         self.count("connect_attempts", pool.connect_attempts);
@@ -344,7 +347,10 @@ fn has_tcp(config: &Config, pool: &Pool) -> bool {
     listeners.peek().is_none()
         || fallback
         || listeners.any(|listener| listener.bind.iter().any(is_ip))
-        || pool.backends.iter().any(|backend| is_ip(&backend.address))
+        || pool
+            .backends
+            .iter()
+            .any(|backend| !backend.address.is_unix())
 }
 
 /// A name as a part of a table's header, where a dot would divide it.

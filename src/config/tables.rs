@@ -12,7 +12,7 @@ use super::keys::{
     timeout, word,
 };
 use super::texts;
-use super::{Balance, HashKey, LatencyOf, Level, LogFormat, RelayEngine, WhenAllDown};
+use super::{Balance, HashKey, LatencyOf, Level, LogFormat, RelayEngine, Resolve, WhenAllDown};
 
 /// Linux keeps `TCP_KEEPIDLE` in seconds, at most 32767, see tcp(7) and `include/net/tcp.h`.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -229,6 +229,12 @@ pub(super) static POOL: Table = Table {
             default: "[]",
             doc: "The backends: addresses, or tables as below, in any mixture. An empty list is allowed: clients are held.",
         },
+        word(
+            "resolve",
+            words::<Resolve>,
+            "\"any\"",
+            "Which addresses of a host name or a service are used: all of them, or those of IPv4 or IPv6 alone.",
+        ),
         text(
             "fallback",
             ("the name of a pool", texts::pool_name),
@@ -308,7 +314,6 @@ pub(super) static POOL: Table = Table {
         table("latency", &LATENCY),
         table("health", &HEALTH),
         table("hold", &HOLD),
-        later("resolve"),
         later("max_age"),
         later("replay"),
         later("send_proxy"),
@@ -327,11 +332,11 @@ pub(super) static BACKEND: Table = Table {
         Key {
             name: "address",
             kind: Kind::Text {
-                what: "an address such as \"10.0.0.11:80\", \"[fd00::1]:80\" or \"unix:/path\"",
+                what: "an address such as \"10.0.0.11:80\", \"[fd00::1]:80\", \"app.internal:80\", \"srv:_pg._tcp.example.com\" or \"unix:/path\"",
                 read: texts::backend_address,
             },
             default: "",
-            doc: "Where it is dialled.",
+            doc: "Where it is dialled. A host name with a port, or a service with `srv:` before its name, stands for its addresses, see below.",
         },
         text(
             "name",

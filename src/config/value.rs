@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::keys::{Key, Kind, Table};
 use super::{AccessSink, schema};
-use crate::net::Address;
+use crate::net::{Address, Location};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub(super) enum Value {
     Duration(Duration),
     /// With its text: an unnamed backend is named as it is written.
     Address(Address, String),
+    /// The same of a backend.
+    Location(Location, String),
     /// `""` where an address may be left out.
     Off,
     Mode(u32),
@@ -95,7 +97,8 @@ take! {
     usize: Value::Count(count) => (*count).try_into().ok();
     NonZeroU32: Value::Count(count) => u32::try_from(*count).ok().and_then(Self::new);
     f64: Value::Share(share) => Some(*share);
-    String: Value::Text(text) | Value::Address(_, text) => Some(text.clone());
+    String: Value::Text(text) | Value::Address(_, text) | Value::Location(_, text) => Some(text.clone());
+    Location: Value::Location(location, _) => Some(location.clone());
     Duration: Value::Duration(duration) => Some(*duration);
     AccessSink: Value::Sink(sink) => Some(sink.clone());
     Vec<RangeInclusive<u16>>: Value::Statuses(ranges) => Some(ranges.clone());

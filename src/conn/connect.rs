@@ -163,7 +163,7 @@ impl<'a> Connector<'a> {
         fault::point("connect", self.record.listener());
         let started = Instant::now();
         let liveness = super::liveness(settings);
-        let address = lease.backend().address.clone();
+        let address = lease.backend().address().clone();
         let dial = pin!(dial_within(
             self.timers,
             settings.connect_timeout,
@@ -199,7 +199,7 @@ impl<'a> Connector<'a> {
             id = self.record.entry_ref().id(),
             pool = &*pool.name,
             backend = &*lease.backend().name,
-            address = %lease.backend().address,
+            address = %lease.backend().location,
             %error,
             suppressed,
             "connect failed"

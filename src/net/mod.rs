@@ -5,6 +5,7 @@ mod adopt;
 mod dial;
 mod inherit;
 mod listen;
+mod location;
 mod stream;
 mod sys;
 
@@ -17,6 +18,7 @@ pub use addr::{Address, AddressError, canonical};
 pub use dial::{DialError, dial};
 pub use inherit::{Handed, InheritError, Inherited, Keeper};
 pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket, TokioAcceptor};
+pub use location::{HostName, Location, LocationError};
 pub use stream::{Kind, Liveness, Stream};
 
 /// The kernel's form of a Unix socket path; `@name` is the abstract namespace.

@@ -12,6 +12,7 @@
 //! | `programs.rs`, `nginx.rs` | real programs as backends and clients |
 //! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
 //! | `manager.rs` | a service manager, as far as it hears |
+//! | `dns.rs` | a DNS server that answers as the test says |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
 //!
 //! Nothing here sleeps for luck: a condition is waited for, with one deadline that the
@@ -28,6 +29,7 @@ mod backend;
 mod config;
 pub mod crowd;
 mod deadline;
+mod dns;
 mod family;
 mod http;
 mod invariants;
@@ -43,10 +45,11 @@ pub mod restartable;
 mod stream;
 mod tally;
 
-pub use backend::{Backend, Blackhole};
+pub use backend::{Backend, Blackhole, at_one_port};
 pub use config::web;
 pub use crowd::{Crowd, Echoes};
 pub use deadline::{patience, scaled, wait_for, wait_until};
+pub use dns::{Dns, Kind, Say};
 pub use family::Family;
 pub use http::{Response, get, request, send_raw};
 pub use isobar::{Exit, Isobar, Launch, Running, samples};

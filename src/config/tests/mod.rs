@@ -175,6 +175,7 @@ fn every_key_is_shown_where_it_has_an_effect() {
             "{}health = {{ kind = \"{kind}\", tls = true }}\n{bind}",
             pool(balance)
         ))
+        .replace("[\"10.0.0.1:1\"]", "[\"10.0.0.1:1\", \"app.internal:80\"]")
     };
     let shown = accept(&text("consistent-hash", "http")).render()
         + &accept(&text("least-latency", "exchange")).render();

@@ -42,11 +42,14 @@ fn limited(config: &Config) -> BTreeMap<&Address, Limited<'_>> {
     let mut limited: BTreeMap<&Address, Limited<'_>> = BTreeMap::new();
     for pool in &config.pools {
         for (index, backend) in pool.backends.iter().enumerate() {
-            if matches!(backend.address, Address::Unix(_)) || backend.max_connections == 0 {
+            let Some(address @ Address::Ip(_)) = backend.address.address() else {
+                continue;
+            };
+            if backend.max_connections == 0 {
                 continue;
             }
             let key = KeyPath::BackendMaxConnections(&pool.name, index);
-            let at = limited.entry(&backend.address).or_insert(Limited {
+            let at = limited.entry(address).or_insert(Limited {
                 connections: 0,
                 backends: 0,
                 key,
@@ -145,9 +148,13 @@ impl<'c> Capacity<'c> {
                 0 => u64::MAX,
                 most => u64::from(most),
             };
-            let sum = match backend.address {
-                Address::Unix(_) => &mut capacity.sockets,
-                Address::Ip(_) => capacity.addresses.entry(&backend.address).or_default(),
+            let (sum, own) = match backend.address.address() {
+                Some(Address::Unix(_)) => (&mut capacity.sockets, own),
+                Some(address @ Address::Ip(_)) => {
+                    (capacity.addresses.entry(address).or_default(), own)
+                }
+                // A name may stand for any number of addresses.
+                None => (&mut capacity.sockets, u64::MAX),
             };
             *sum = sum.saturating_add(own);
         }
