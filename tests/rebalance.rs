@@ -538,6 +538,10 @@ fn it_can_be_stopped_and_replaced_and_goes_on_only_where_clients_can_come_back()
     // Three are left, two of which may stay: with no one redialling there is one to close.
     rebalance(&isobar, &json!({"target": "0%", "rate": "1/h"}));
     isobar.wait_ended("web", "rebalanced", 2);
+    // Its seat is given back after it was counted, and the imbalance tells.
+    wait_until("two are left", || {
+        isobar.stat("/pools/web/connections/active") == 2
+    });
     let stopped = isobar.tell("DELETE", path, "");
     assert_eq!(stopped["rebalancing"], Value::Null);
     assert_eq!(isobar.tell("DELETE", path, ""), stopped, "once is enough");
