@@ -44,6 +44,7 @@ fn ready(wire: &mut Wire) {
     let ready = Message::Ready {
         version: "9.9.9".to_owned(),
         taken: Vec::new(),
+        stops: true,
     };
     say(wire, &ready).expect("somebody listens");
 }

@@ -48,6 +48,7 @@ use crate::pool::{Pool, Wiring};
 use crate::resolve::{Resolver, System};
 use crate::upgrade::heir::{Heir, HeirError};
 use crate::upgrade::program::Program;
+use crate::upgrade::stops::{Before, Ties};
 use care::Care;
 use limits::{Limits, Machine};
 use reload::Reloader;
@@ -167,6 +168,11 @@ impl Server {
     /// Serves until a signal, or `stop`, says to stop and everything has ended; or until another
     /// process has taken over everything.
     pub fn run(self, stop: CancellationToken) {
+        self.run_after(Ties::none(), stop);
+    }
+
+    /// The same in the place of a process to which there may be ties.
+    fn run_after(self, ties: Ties, stop: CancellationToken) {
         let Self {
             runtime,
             signals,
@@ -177,9 +183,11 @@ impl Server {
         let sources = Sources {
             signals,
             upgrades: Upgrades::new(program, upgrades),
+            passed: ties.passed,
             stop,
         };
-        runtime.block_on(LocalSet::new().run_until(serving.control(sources)));
+        let control = serving.control(sources, ties.before);
+        runtime.block_on(LocalSet::new().run_until(control));
         // Name look-ups of the admin side may hang in a helper thread; nobody waits for them.
         runtime.shutdown_background();
     }
@@ -192,12 +200,12 @@ impl Server {
     pub fn run_as_heir(self, heir: Heir) -> Result<(), HeirError> {
         let serving = &self.serving;
         let accept = || self.runtime.block_on(serving.begin_to_accept());
-        let successor = heir.succeed(&serving.running, accept)?;
+        let (successor, ties) = heir.succeed(&serving.running, accept)?;
         std::thread::Builder::new()
             .name("upgrade".to_owned())
             .spawn(|| successor.take_over())
             .map_err(HeirError::Accept)?;
-        self.run(CancellationToken::new());
+        self.run_after(ties, CancellationToken::new());
         Ok(())
     }
 }
@@ -285,7 +293,7 @@ impl Serving {
         Ok(())
     }
 
-    async fn control(self, sources: Sources) {
+    async fn control(self, sources: Sources, before: Option<Before>) {
         let running = &self.running;
         let resolver = Resolver::new(System::of_this_process(), Arc::clone(&running.process));
         let begin = |checks| Care::begin(checks, &running.cores, &self.halt, &resolver);
@@ -313,6 +321,7 @@ impl Serving {
             halt: self.halt,
             hangup: self.hangup,
             notifier: self.notifier,
+            before,
         };
         ending.until_ended(sources).await;
     }

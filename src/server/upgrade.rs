@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::stop::Ending;
+use super::stop::{Ending, Why};
 use crate::admin::{NotUpgraded, Phase, UpgradeRequest, Upgraded};
 use crate::net::Address;
 use crate::upgrade::leaving::{Steps, hand_over, sockets};
@@ -30,6 +30,13 @@ struct Current {
     given_up: Arc<AtomicBool>,
     /// All that can move has moved.
     moved: bool,
+    /// Takes orders to stop for the new process.
+    stops: mpsc::Sender<()>,
+    /// How many have been given to it, and how many of those not been passed on yet.
+    given: usize,
+    waiting: usize,
+    /// No order reaches the new process any more.
+    alone: bool,
 }
 
 /// What the control plane is to do next.
@@ -49,6 +56,9 @@ pub(super) enum Event {
     Succeeded(u32),
     Moved(Result<Upgraded, NotUpgraded>),
     NothingLeft,
+    PassedOn,
+    CannotPassOn,
+    Stop,
 }
 
 impl Upgrades {
@@ -81,7 +91,7 @@ impl Upgrades {
 
     /// A stop has begun: an upgrade of which the new process does not serve by now fails.
     pub(super) fn give_up(&self) {
-        if let Some(current) = &self.current {
+        if let Some(current) = self.current.as_ref().filter(|current| !current.moved) {
             current.given_up.store(true, Ordering::Relaxed);
         }
     }
@@ -89,6 +99,24 @@ impl Upgrades {
     /// Whether an upgrade has neither failed nor succeeded yet.
     pub(super) fn is_open(&self) -> bool {
         self.current.as_ref().is_some_and(|current| !current.moved)
+    }
+
+    /// Passes an order to stop on to the process that has taken the place of this one. Whether
+    /// there is one that can be told.
+    pub(super) fn pass_on_stop(&mut self) -> bool {
+        let replaced = |current: &&mut Current| current.moved && !current.alone;
+        let Some(current) = self.current.as_mut().filter(replaced) else {
+            return false;
+        };
+        current.given += 1;
+        current.waiting += 1;
+        current.stops.send(()).is_ok()
+    }
+
+    /// Whether an order to stop is being passed on.
+    pub(super) fn is_passing_on(&self) -> bool {
+        let current = self.current.as_ref();
+        current.is_some_and(|current| current.waiting > 0 && !current.alone)
     }
 
     /// Answers whoever waits for the upgrade.
@@ -117,8 +145,8 @@ fn answer(asked: Option<UpgradeRequest>, outcome: Result<Upgraded, NotUpgraded>)
 }
 
 impl Ending {
-    /// Does what an upgrade needs next. Whether it was the last: nothing is left here.
-    pub(super) async fn upgrade(&self, upgrades: &mut Upgrades, next: Next) -> bool {
+    /// Does what an upgrade needs next. Why this process is to end, if it is now.
+    pub(super) async fn upgrade(&self, upgrades: &mut Upgrades, next: Next) -> Option<Why> {
         match next {
             Next::Begin(asked) => self.begin_upgrade(upgrades, asked),
             Next::Go(Event::StopAccepting(taken, done)) => {
@@ -149,9 +177,29 @@ impl Ending {
                     current => *current = None,
                 }
             }
-            Next::Go(Event::NothingLeft) => return true,
+            Next::Go(Event::NothingLeft) => return Some(Why::Replaced),
+            Next::Go(Event::PassedOn) => {
+                if let Some(current) = &mut upgrades.current {
+                    current.waiting = current.waiting.saturating_sub(1);
+                }
+            }
+            Next::Go(Event::CannotPassOn) => {
+                let current = upgrades.current.as_mut();
+                let given = current.is_some_and(|current| {
+                    current.alone = true;
+                    current.given > 0
+                });
+                return given.then_some(()).and_then(|()| self.first_stop());
+            }
+            Next::Go(Event::Stop) => return self.first_stop(),
         }
-        false
+        None
+    }
+
+    /// This process stops, if it does not yet.
+    fn first_stop(&self) -> Option<Why> {
+        let stopping = self.running.phase() == Phase::Stopping;
+        (!stopping).then_some(Why::Stop { passed: true })
     }
 
     fn begin_upgrade(&self, upgrades: &mut Upgrades, asked: Option<UpgradeRequest>) {
@@ -161,10 +209,15 @@ impl Ending {
         };
         tracing::info!(program = %program.path().display(), "upgrading");
         let given_up = Arc::new(AtomicBool::new(false));
+        let (stops, orders) = mpsc::channel();
         upgrades.current = Some(Current {
             asked,
             given_up: Arc::clone(&given_up),
             moved: false,
+            stops,
+            given: 0,
+            waiting: 0,
+            alone: false,
         });
         self.running.upgrading.set_in_progress(true);
         let running = Arc::clone(&self.running);
@@ -173,18 +226,19 @@ impl Ending {
         let thread = std::thread::Builder::new().name("upgrade".to_owned());
         let started = thread.spawn(move || {
             let steps = Told(tell.clone());
-            let moved = hand_over(&running, &program, &sockets, steps, given_up);
+            let moved = hand_over(&running, &program, &sockets, steps, given_up, orders);
             // The old process must not keep what listens.
             drop(sockets);
             match moved {
                 Err(why) => {
                     let _ = tell.send(Event::Moved(Err(why)));
                 }
-                Ok((upgraded, leaving)) => {
+                Ok((upgraded, mut leaving)) => {
                     let _ = tell.send(Event::Moved(Ok(upgraded)));
                     let most = running.configured().file.config.runtime.upgrade_timeout;
                     leaving.until_nothing_is_left(most);
                     let _ = tell.send(Event::NothingLeft);
+                    leaving.pass_on_to_the_end();
                 }
             }
         });
@@ -270,6 +324,11 @@ impl Told {
         let (done, wait) = mpsc::channel();
         self.0.send(event(done)).is_ok() && wait.recv().is_ok()
     }
+
+    /// A control plane that is gone needs to hear nothing.
+    fn tell(&self, event: Event) {
+        let _ = self.0.send(event);
+    }
 }
 
 impl Steps for Told {
@@ -286,6 +345,18 @@ impl Steps for Told {
     }
 
     fn succeeded(&self, pid: u32) {
-        let _ = self.0.send(Event::Succeeded(pid));
+        self.tell(Event::Succeeded(pid));
+    }
+
+    fn passed_on(&self) {
+        self.tell(Event::PassedOn);
+    }
+
+    fn cannot_pass_on(&self) {
+        self.tell(Event::CannotPassOn);
+    }
+
+    fn stop(&self) {
+        self.tell(Event::Stop);
     }
 }

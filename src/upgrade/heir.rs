@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use super::elder::Elder;
 use super::message::{ConnectionRecord, Message, SocketRecord};
 use super::program::VARIABLE;
+use super::stops::{Desk, Ties};
 use super::wire::{Frame, Wire, WireError};
 use super::{luggage, totals};
 use crate::admin::{Configured, Running};
@@ -31,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SEND: Duration = Duration::from_secs(5);
 /// How often it is looked whether runtime changes have to be passed on.
 const LOOK: Duration = Duration::from_millis(100);
+/// What the old process is told when the time of a stop is over.
+const AT_ONCE: Message = Message::Stop {
+    left: Some(Duration::ZERO),
+};
 /// Listening sockets that may be handed over.
 const MOST_SOCKETS: usize = 65_536;
 
@@ -40,6 +45,8 @@ pub struct Heir {
     wire: Wire,
     pid: u32,
     since: SystemTime,
+    /// The old process obeys a stop of this one.
+    stops: bool,
     sockets: Vec<(SocketRecord, OwnedFd)>,
 }
 
@@ -86,10 +93,13 @@ impl Heir {
     }
 
     fn begin(mut wire: Wire) -> Result<Self, HeirError> {
-        let (pid, since) = match next(&mut wire)?.message {
+        let (pid, since, stops) = match next(&mut wire)?.message {
             Message::Hello {
-                pid, started_at, ..
-            } => (pid, started_at),
+                pid,
+                started_at,
+                stops,
+                ..
+            } => (pid, started_at, stops),
             other => return Err(out_of_turn(&other)),
         };
         let mut sockets = Vec::new();
@@ -110,6 +120,7 @@ impl Heir {
             wire,
             pid,
             since,
+            stops,
             sockets,
         })
     }
@@ -153,11 +164,14 @@ impl Heir {
         mut self,
         running: &Arc<Running>,
         accept: impl FnOnce() -> io::Result<()>,
-    ) -> Result<Successor, HeirError> {
+    ) -> Result<(Successor, Ties), HeirError> {
         let ready = Message::Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             taken: listening(&running.configured()),
+            stops: true,
         };
+        let (mut ties, desk) = Ties::new().map_err(HeirError::Accept)?;
+        ties.before.take_if(|_| !self.stops);
         self.wire.send(&ready, &[], &[], SEND)?;
         let mut elder = Elder::new(running, self.pid, self.since);
         loop {
@@ -176,12 +190,16 @@ impl Heir {
         }
         accept().map_err(HeirError::Accept)?;
         self.wire.send(&Message::Serving, &[], &[], SEND)?;
-        Ok(Successor {
+        let successor = Successor {
             wire: self.wire,
             running: Arc::clone(running),
             elder,
             told: overrides(running),
-        })
+            desk,
+            resets: false,
+            is_left: false,
+        };
+        Ok((successor, ties))
     }
 }
 
@@ -249,20 +267,23 @@ pub struct Successor {
     elder: Elder,
     /// The runtime changes that the old process knows.
     told: Vec<OverrideRecord>,
+    /// What the control plane wants of the old process, and is told.
+    desk: Desk,
+    /// Every connection is being reset.
+    resets: bool,
+    /// The old process has nothing left.
+    is_left: bool,
 }
 
 impl Successor {
-    /// Takes over connection after connection, until the old process has none or is gone.
+    /// Takes over connection after connection, until the old process has none and is gone.
     ///
     /// Blocks; not for the thread of a core.
     pub fn take_over(mut self) {
         loop {
             match self.step() {
-                Ok(false) => {}
-                Ok(true) => {
-                    tracing::info!("the process before this one has nothing left");
-                    return self.elder.has(super::message::Remaining::default());
-                }
+                Ok(()) => {}
+                Err(_) if self.is_left => return,
                 Err(error) => {
                     tracing::warn!(%error, "the process before this one is not heard of any more");
                     return self.elder.is_gone();
@@ -271,11 +292,10 @@ impl Successor {
         }
     }
 
-    /// Whether that was the last message.
-    fn step(&mut self) -> Result<bool, WireError> {
-        if !self.wire.wait(LOOK)? {
-            self.tell_overrides()?;
-            return Ok(false);
+    fn step(&mut self) -> Result<(), WireError> {
+        self.tell_stops()?;
+        if !self.wire.wait_beside(self.desk.bell(), LOOK)? {
+            return self.tell_overrides();
         }
         let frame = next(&mut self.wire)?;
         match frame.message {
@@ -284,13 +304,30 @@ impl Successor {
             }
             Message::Totals { totals } => totals::add(&self.running, self.elder.began(), &totals),
             Message::Remaining(remaining) => self.elder.has(remaining),
-            Message::Farewell => return Ok(true),
+            Message::ToldToStop { again } => self.desk.pass(again),
+            Message::Farewell => {
+                tracing::info!("the process before this one has nothing left");
+                self.elder.has(super::message::Remaining::default());
+                self.is_left = true;
+                self.desk.has_nothing();
+            }
             other => return Err(WireError::Broken(out_of_turn(&other).to_string())),
         }
-        Ok(false)
+        Ok(())
+    }
+
+    fn tell_stops(&mut self) -> Result<(), WireError> {
+        while let Some(message) = self.desk.next() {
+            self.resets |= message == Message::Reset || message == AT_ONCE;
+            self.wire.send(&message, &[], &[], SEND)?;
+        }
+        Ok(())
     }
 
     fn tell_overrides(&mut self) -> Result<(), WireError> {
+        if self.is_left {
+            return Ok(());
+        }
         let overrides = overrides(&self.running);
         if overrides != self.told {
             self.told.clone_from(&overrides);
@@ -312,7 +349,9 @@ impl Successor {
         let mut unwanted = Vec::new();
         let mut taken = Vec::new();
         for (index, (passport, still)) in unpacked.into_iter().enumerate() {
-            match self.admit(passport, still) {
+            // Whoever came now would be left over when all others here have been reset.
+            let wanted = (!self.resets).then(|| self.admit(passport, still));
+            match wanted.flatten() {
                 Some(immigrant) => taken.push(immigrant),
                 None => unwanted.push(index),
             }

@@ -8,20 +8,23 @@
 //! dead and what it said last was read. So no connection ever goes on in both.
 //!
 //! Here is the order of things; `listening` says which sockets go, `moving` sends connections,
-//! `left` keeps account of what is still here.
+//! `left` keeps account of what is still here, `stopping` is about a stop meanwhile.
 
 mod left;
 mod listening;
 mod moving;
+mod stopping;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 pub use listening::sockets;
+use stopping::Term;
 
 use super::message::{Message, Remaining, SocketRecord};
 use super::program::Program;
@@ -53,6 +56,13 @@ pub trait Steps {
     fn accept_again(&self);
     /// The new process serves, and its number.
     fn succeeded(&self, pid: u32);
+    /// An order to stop has been passed on to the new process.
+    fn passed_on(&self);
+    /// No order to stop reaches the new process any more, those included that were not passed on
+    /// yet: they are for this process.
+    fn cannot_pass_on(&self);
+    /// The new process failed after it was told to stop: this one is to stop in its place.
+    fn stop(&self);
 }
 
 /// A handover in progress.
@@ -69,6 +79,13 @@ pub struct Leaving<S> {
     /// What the new process was told last of what is left here, and when.
     last: Remaining,
     told_at: Instant,
+    /// Orders to stop that this process gets when it is replaced.
+    stops: Receiver<()>,
+    /// One was passed on.
+    has_passed: bool,
+    /// The new process obeys such an order.
+    heir_stops: bool,
+    term: Term,
 }
 
 /// Connections that have moved, by what they are counted for here.
@@ -81,7 +98,8 @@ struct Moved {
 
 /// Starts the new process, and hands over to it until all that can move has moved.
 ///
-/// `sockets` are all that listen. Where it fails, this process accepts again and has what it
+/// `sockets` are all that listen, `stops` the orders to stop that come once the new process has
+/// taken the place of this one. Where it fails, this process accepts again and has what it
 /// had.
 ///
 /// # Errors
@@ -92,6 +110,7 @@ pub fn hand_over<S: Steps>(
     sockets: &[(SocketRecord, Arc<Socket>)],
     steps: S,
     given_up: Arc<AtomicBool>,
+    stops: Receiver<()>,
 ) -> Result<(Upgraded, Leaving<S>), NotUpgraded> {
     let began = Instant::now();
     until_no_elder(running, &given_up)?;
@@ -116,6 +135,10 @@ pub fn hand_over<S: Steps>(
         began,
         last: Remaining::default(),
         told_at: began,
+        stops,
+        has_passed: false,
+        heir_stops: false,
+        term: Term::endless(),
     };
     let outcome = leaving.prepare(sockets);
     match outcome.and_then(|taken| leaving.switch(&taken)) {
@@ -157,8 +180,13 @@ impl<S: Steps> Leaving<S> {
             .map_err(|error| self.died(&error))?;
         let deadline = Instant::now() + START;
         match self.answer(deadline)?.message {
-            Message::Ready { version, taken } => {
+            Message::Ready {
+                version,
+                taken,
+                stops,
+            } => {
                 self.version = version;
+                self.heir_stops = stops;
                 Ok(taken)
             }
             Message::Failed {
@@ -177,6 +205,7 @@ impl<S: Steps> Leaving<S> {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.running.started_at,
+            stops: true,
         };
         self.tell(&hello)?;
         for some in sockets.chunks(MOST_FDS) {
@@ -241,6 +270,9 @@ impl<S: Steps> Leaving<S> {
             self.end_child();
             self.take_back();
             self.steps.accept_again();
+            if self.term.stops {
+                self.steps.stop();
+            }
         }
         outcome
     }

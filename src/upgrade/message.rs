@@ -6,12 +6,13 @@
 //! | `states`…, `totals`…, `go` | `serving` |
 //! | `connections`… | `taken` for each |
 //! | `remaining`, `totals` now and then, `farewell` | `overrides` now and then |
+//! | `told_to_stop` | `stop`, `reset` |
 //!
 //! Times of day are given as such, ages as durations: the clocks of one machine tick alike.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,9 @@ pub enum Message {
         version: String,
         /// Since when it runs.
         started_at: SystemTime,
+        /// It obeys `stop` and `reset`.
+        #[serde(default)]
+        stops: bool,
     },
     /// Listening sockets; one descriptor for each.
     Sockets {
@@ -47,6 +51,9 @@ pub enum Message {
         version: String,
         /// The sockets that it goes on with.
         taken: Vec<Address>,
+        /// It obeys `told_to_stop`.
+        #[serde(default)]
+        stops: bool,
     },
     /// The new process cannot start, and ends.
     Failed {
@@ -90,6 +97,18 @@ pub enum Message {
     Overrides {
         /// All of them.
         overrides: Vec<OverrideRecord>,
+    },
+    /// The balancer stops, and the old process with it.
+    Stop {
+        /// How long what is left there may go on; `None`: for as long as it needs.
+        left: Option<Duration>,
+    },
+    /// What is left in the old process is to be reset at once.
+    Reset,
+    /// The old process was told to stop, which is meant for the balancer.
+    ToldToStop {
+        /// It was not the first time.
+        again: bool,
     },
     /// The old process has nothing left, and ends.
     Farewell,

@@ -26,6 +26,7 @@
 //! | `luggage` | connections as frames |
 //! | `totals` | what was counted |
 //! | `program` | which program, and how it is started |
+//! | `stops` | one order to stop for both |
 //! | `leaving` | the old process |
 //! | `heir`, `elder` | the new process, and what it knows of the old one |
 //!
@@ -39,5 +40,6 @@ pub mod leaving;
 pub mod luggage;
 pub mod message;
 pub mod program;
+pub mod stops;
 pub mod totals;
 pub mod wire;

@@ -184,13 +184,25 @@ impl Wire {
     /// # Errors
     /// What poll(2) gives.
     pub fn wait(&self, time: Duration) -> Result<bool, WireError> {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        // Twice the same is once.
+        self.wait_beside(self.socket.as_fd(), time)
+    }
+
+    /// The same, but not for longer than until `bell` can be read.
+    ///
+    /// # Errors
+    /// What poll(2) gives.
+    pub fn wait_beside(&self, bell: BorrowedFd<'_>, time: Duration) -> Result<bool, WireError> {
+        let mut fds = [
+            PollFd::new(&self.socket, PollFlags::IN),
+            PollFd::from_borrowed_fd(bell, PollFlags::IN),
+        ];
         let time = Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         };
         match rustix::event::poll(&mut fds, Some(&time)) {
-            Ok(ready) => Ok(ready > 0),
+            Ok(_) => Ok(!fds[0].revents().is_empty()),
             Err(rustix::io::Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
         }

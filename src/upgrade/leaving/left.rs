@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{ANSWER, Leaving, Steps, unexpected};
+use super::{ANSWER, Leaving, Steps};
 use crate::admin::NotUpgraded;
 use crate::metrics::Ended;
 use crate::pool::handover::OverrideRecord;
@@ -111,28 +112,33 @@ impl<S: Steps> Leaving<S> {
     }
 
     /// Waits until this process has nothing left, and moves what can move after all; resets
-    /// what is left after `most`, zero: never.
-    pub fn until_nothing_is_left(mut self, most: Duration) {
-        let deadline = (!most.is_zero()).then(|| Instant::now() + most);
+    /// what is left after `most`, zero: never, or when a stop wants it.
+    pub fn until_nothing_is_left(&mut self, most: Duration) {
+        if !most.is_zero() {
+            self.term.within(most, Instant::now());
+        }
+        // There is nothing to be given up any more.
+        self.given_up.store(false, Ordering::Relaxed);
+        if !self.heir_stops {
+            self.steps.cannot_pass_on();
+        }
         let mut is_heard = true;
-        let mut late = false;
         loop {
             if is_heard && let Err(error) = self.keep_in_touch() {
                 tracing::warn!(%error, "the process after this one is not heard of any more");
                 is_heard = false;
+                self.steps.cannot_pass_on();
             }
+            self.end_in_time();
             if self.connections() == 0 {
                 break;
             }
-            if !late && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                late = true;
-                let active = self.connections();
-                tracing::warn!(active, "upgrade_timeout is over, resetting what is left");
-                for core in &self.running.cores {
-                    core.tell(crate::conn::Command::EndAll(Ended::DrainTimeout));
-                }
+            let time = self.term.left(AGAIN, Instant::now());
+            match is_heard {
+                // An error is found anew by who keeps in touch.
+                true => drop(self.wire.wait(time)),
+                false => std::thread::sleep(time),
             }
-            std::thread::sleep(AGAIN);
         }
         if is_heard {
             let _ = self.tell_totals();
@@ -141,14 +147,13 @@ impl<S: Steps> Leaving<S> {
     }
 
     fn keep_in_touch(&mut self) -> Result<(), NotUpgraded> {
-        while self.move_some()? > 0 {}
+        while !self.term.is_over() && self.move_some()? > 0 {}
         while self.wire.wait(Duration::ZERO).map_err(|e| self.died(&e))? {
             let deadline = Instant::now() + ANSWER;
-            match self.answer(deadline)?.message {
-                Message::Overrides { overrides } => self.follow(&overrides),
-                other => return Err(unexpected(&other)),
-            }
+            let frame = self.answer(deadline)?;
+            self.heed(frame.message)?;
         }
+        self.pass_on().map_err(|error| self.died(&error))?;
         self.unseal_spare();
         self.tell_what_is_left().map_err(|error| self.died(&error))
     }

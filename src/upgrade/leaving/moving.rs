@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use super::{ANSWER, LOOK, Leaving, SEND, Steps, unexpected};
+use super::{ANSWER, LOOK, Leaving, SEND, Steps};
 use crate::admin::{NotUpgraded, Upgraded};
 use crate::conn::moving::{Parcel, Verdict};
 use crate::pool::Pool;
@@ -157,8 +157,7 @@ impl<S: Steps> Leaving<S> {
             };
             match frame.map(|frame| frame.message) {
                 Ok(Message::Taken { unwanted }) => return Ok(unwanted),
-                Ok(Message::Overrides { overrides }) => self.follow(&overrides),
-                Ok(other) => return Err(unexpected(&other)),
+                Ok(other) => self.heed(other)?,
                 Err(error) => return Err(self.died(&error)),
             }
         }
@@ -170,8 +169,7 @@ impl<S: Steps> Leaving<S> {
         loop {
             match self.wire.receive(Instant::now() + LOOK).ok()?.message {
                 Message::Taken { unwanted } => return Some(unwanted),
-                Message::Overrides { .. } => {}
-                _ => return None,
+                other => self.heed(other).ok()?,
             }
         }
     }
