@@ -9,8 +9,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -35,7 +35,8 @@ pub struct Ties {
 #[derive(Debug)]
 pub struct Before {
     tell: mpsc::Sender<Message>,
-    bell: Arc<OwnedFd>,
+    /// Closed with the thread at the wire: this one lives as long as its process.
+    bell: Weak<OwnedFd>,
     left: watch::Receiver<Left>,
 }
 
@@ -75,7 +76,7 @@ impl Ties {
         let (pass, passed) = unbounded_channel();
         let before = Before {
             tell,
-            bell: Arc::clone(&bell),
+            bell: Arc::downgrade(&bell),
             left: seen,
         };
         let ties = Self {
@@ -106,7 +107,9 @@ impl Before {
     fn say(&self, message: Message) {
         // Neither can fail but for a process that has ended.
         let _ = self.tell.send(message);
-        let _ = rustix::io::write(&*self.bell, &1_u64.to_ne_bytes());
+        if let Some(bell) = self.bell.upgrade() {
+            let _ = rustix::io::write(&*bell, &1_u64.to_ne_bytes());
+        }
     }
 
     /// Completes when it has nothing left, all that moved is here, or it has ended.
@@ -193,6 +196,7 @@ mod tests {
         assert!(is_ready(before.has_nothing()));
         assert!(!is_ready(before.has_ended()));
         drop(desk);
+        assert_eq!(before.bell.strong_count(), 0, "its descriptor is closed");
         assert!(is_ready(before.has_nothing()));
         assert!(is_ready(before.has_ended()));
     }
