@@ -231,6 +231,49 @@ fn an_invalid_file_is_told_and_the_next_upgrade_succeeds() {
     case.goes_on();
 }
 
+/// What stands where a fault is may be a secret: neither the answer, nor the log of either process,
+/// nor an event has it.
+#[test]
+fn faults_are_told_with_their_places_and_not_with_what_stands_there() {
+    let case = Case::start();
+    let file = case.isobar.dir().join("lb.toml");
+    let text = std::fs::read_to_string(&file).expect("the file");
+    let line = text.lines().count() + 1;
+    let faulty = "[defaults.pool.health]\nsend = \"s3cret\\q\"\n";
+    std::fs::write(&file, format!("{text}{faulty}")).expect("the file");
+    let refused = case.isobar.ask("POST", "/upgrade", "");
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    let answer = refused.json();
+    let problems = answer["problems"].as_array().expect("a list");
+    assert_eq!(problems.len(), 1, "{answer}");
+    assert_eq!(problems[0]["line"], line + 1);
+    assert!(
+        problems[0]["file"]
+            .as_str()
+            .is_some_and(|f| f.ends_with("lb.toml"))
+    );
+    assert!(problems[0]["column"].as_u64().is_some_and(|c| c > 0));
+    let message = problems[0]["message"].as_str().expect("a sentence");
+    let admin = format!("http://{}", case.isobar.admin());
+    let exit = Launch::new("").run_to_exit(&["upgrade", "--admin", &admin]);
+    assert_eq!(exit.code, Some(2), "{}", exit.stderr);
+    assert!(exit.stderr.contains(&format!("lb.toml:{}:", line + 1)));
+    assert!(exit.stderr.contains(message), "{}", exit.stderr);
+    let place = |text: &str| text.contains(&format!("lb.toml:{}:", line + 1));
+    case.isobar.log().wait("the fault and its place", |line| {
+        line.text("place").is_some_and(place) && line.message() == message
+    });
+    case.isobar.log().wait("the refusal", |line| {
+        line.message().starts_with("not upgraded") && line.fields()["faults"] == 1
+    });
+    let log = case.isobar.log().text();
+    for said in [&*refused.body, &exit.stderr, &log] {
+        assert!(!said.contains("s3cret"), "{said}");
+    }
+    std::fs::write(&file, text).expect("the file");
+    case.goes_on();
+}
+
 #[test]
 fn an_address_that_cannot_be_bound_is_told() {
     let case = Case::start();

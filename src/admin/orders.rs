@@ -71,7 +71,7 @@ pub struct Done {
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// The file, or what it needs of this machine, is wrong.
-    #[error("the configuration is invalid: {}", first(.0))]
+    #[error("the configuration is invalid: {}", .0.summary())]
     Invalid(Faults),
     /// Impossible now: an address is in use, a limit is passed.
     #[error("{0}")]
@@ -85,18 +85,6 @@ pub enum Refused {
     /// The file has changed again since.
     #[error("the file changes while it is read")]
     Changing,
-}
-
-/// The first faults, each with its place and without what stands there: that may be a secret.
-fn first(faults: &Faults) -> String {
-    const SHOWN: usize = 3;
-    let shown = faults.problems.iter().take(SHOWN);
-    let shown = shown.map(|fault| format!("{}: {}", fault.whereabouts(), fault.message));
-    let shown = shown.collect::<Vec<_>>().join("; ");
-    match faults.problems.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown}; and {more} more"),
-    }
 }
 
 impl Orders {

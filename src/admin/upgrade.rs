@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Running;
 use super::error::Refusal;
 use super::words::Seconds;
+use crate::config::{Faults, Problem};
 
 /// Where somebody waits for what comes of an upgrade.
 pub type UpgradeRequest = oneshot::Sender<Result<Upgraded, NotUpgraded>>;
@@ -42,8 +43,13 @@ pub enum NotUpgraded {
     #[error("isobar is stopping")]
     Stopping,
     /// The new process does not accept the configuration.
-    #[error("the new process refuses the configuration: {0}")]
-    Invalid(String),
+    #[error("the new process refuses the configuration: {reason}")]
+    Invalid {
+        /// In one line.
+        reason: String,
+        /// Each fault; none: the new process tells but the reason.
+        problems: Vec<Problem>,
+    },
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -118,7 +124,7 @@ impl NotUpgraded {
         match self {
             Self::Impossible(_) => StatusCode::CONFLICT,
             Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -144,6 +150,10 @@ pub(super) async fn upgrade(State(running): State<Arc<Running>>) -> Result<Json<
             remaining: upgraded.remaining,
             seconds: Seconds(upgraded.took),
         })),
+        Err(NotUpgraded::Invalid { problems, .. }) if !problems.is_empty() => {
+            let warnings = Vec::new();
+            Err(Refusal::invalid(&Faults { problems, warnings }))
+        }
         Err(why) => Err(Refusal::new(why.status(), why.to_string())),
     }
 }

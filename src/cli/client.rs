@@ -207,10 +207,7 @@ impl Client {
         };
         match self.exchange(&asked)? {
             (StatusCode::OK, body) => self.read(path, &body),
-            (status @ StatusCode::UNPROCESSABLE_ENTITY, body) => Err(Failure {
-                code: 2,
-                ..refused(status, &body)
-            }),
+            (StatusCode::UNPROCESSABLE_ENTITY, body) => Err(invalid(&body, None)),
             (status, body) => Err(refused(status, &body)),
         }
     }

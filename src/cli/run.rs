@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, Failure, Outcome};
-use crate::config::{Faults, Loaded, Problem};
+use crate::config::{self, Faults, Loaded, Problem};
 use crate::log;
 use crate::net::Inherited;
 use crate::server::{self, Server, UserError};
@@ -27,28 +27,60 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
     match (begun, heir) {
         (Ok(begun), None) => begun.serve(),
         (Ok(begun), Some(heir)) => begun.succeed(heir),
-        (Err(failure), None) => Err(failure),
-        (Err(failure), Some(heir)) => {
+        (Err(why), None) => Err(why.into()),
+        (Err(NotBegun::Invalid(faults)), Some(heir)) => {
+            heir.refuse(&faults);
+            // The other process says it, in the same log, and without what stands in the file.
+            Err(Failure {
+                code: INVALID,
+                message: String::new(),
+            })
+        }
+        (Err(NotBegun::Failed(failure)), Some(heir)) => {
             heir.fail(failure.message.clone(), failure.code == INVALID);
             Err(failure)
         }
     }
 }
 
+/// Why there is no balancer to be started.
+enum NotBegun {
+    /// The configuration is invalid.
+    Invalid(Faults),
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl From<Failure> for NotBegun {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<NotBegun> for Failure {
+    fn from(why: NotBegun) -> Self {
+        match why {
+            NotBegun::Invalid(faults) => Self::problems(faults),
+            NotBegun::Failed(failure) => failure,
+        }
+    }
+}
+
 /// Reads the configuration, and begins to log.
-fn begin(args: &ConfigArgs, activated: bool) -> Result<Begun, Failure> {
+fn begin(args: &ConfigArgs, activated: bool) -> Result<Begun, NotBegun> {
     let inherited = match activated {
         true => Inherited::from_activation(),
         false => Inherited::none(),
     };
     let program = Program::of_this_process().map_err(|error| Failure::error(&error))?;
-    let (path, loaded) = args.load()?;
+    let path = args.find()?;
+    let loaded = config::load(&path).map_err(NotBegun::Invalid)?;
     // Before the log starts the first thread and opens the first file.
     server::drop_to(&loaded.config.runtime.user).map_err(|why| cannot_become(&loaded, &why))?;
     let problems = server::faults_of_checks(&loaded);
     if !problems.is_empty() {
         let warnings = loaded.warnings;
-        return Err(Failure::problems(Faults { problems, warnings }));
+        return Err(NotBegun::Invalid(Faults { problems, warnings }));
     }
     let log = log::init(&loaded.config.log).map_err(|error| Failure::error(&error))?;
     log::install_panic_hook();
@@ -108,9 +140,12 @@ impl Begun {
     }
 }
 
-fn cannot_become(loaded: &Loaded, why: &UserError) -> Failure {
+fn cannot_become(loaded: &Loaded, why: &UserError) -> NotBegun {
     match why.is_unknown() {
-        true => Failure::problems(server::unknown_user(loaded, why)),
-        false => Failure::error(why),
+        true => NotBegun::Invalid(Faults {
+            problems: vec![server::unknown_user(loaded, why)],
+            warnings: Vec::new(),
+        }),
+        false => NotBegun::Failed(Failure::error(why)),
     }
 }

@@ -128,6 +128,19 @@ impl Faults {
             warnings: Vec::new(),
         }
     }
+
+    /// The first faults in one line, each with its place and without what stands there: that may
+    /// be a secret.
+    pub fn summary(&self) -> String {
+        const SHOWN: usize = 3;
+        let shown = self.problems.iter().take(SHOWN);
+        let shown = shown.map(|fault| format!("{}: {}", fault.whereabouts(), fault.message));
+        let shown = shown.collect::<Vec<_>>().join("; ");
+        match self.problems.len().saturating_sub(SHOWN) {
+            0 => shown,
+            more => format!("{shown}; and {more} more"),
+        }
+    }
 }
 
 impl fmt::Display for Faults {

@@ -136,6 +136,15 @@ fn answer(asked: Option<UpgradeRequest>, outcome: Result<Upgraded, NotUpgraded>)
             ms = upgraded.took.as_millis(),
             "upgraded: another process serves now"
         ),
+        Err(NotUpgraded::Invalid { problems, .. }) if !problems.is_empty() => {
+            for fault in problems {
+                tracing::error!(place = fault.whereabouts(), "{}", fault.message);
+            }
+            tracing::error!(
+                faults = problems.len(),
+                "not upgraded, nothing has changed: the new process refuses the configuration"
+            );
+        }
         Err(why) => tracing::error!("not upgraded, nothing has changed: {why}"),
     }
     if let Some(asked) = asked {

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::elder::Elder;
-use super::message::{ConnectionRecord, Message, SocketRecord};
+use super::message::{ConnectionRecord, Message, ProblemRecord, SocketRecord};
 use super::program::VARIABLE;
 use super::stops::{Desk, Ties};
 use super::wire::{Frame, Wire, WireError};
 use super::{luggage, totals};
 use crate::admin::{Configured, Running};
+use crate::config::Faults;
 use crate::conn::moving::{Immigrant, Passport, go_on};
 use crate::conn::relay::Still;
 use crate::metrics::Seat;
@@ -148,9 +149,22 @@ impl Heir {
     /// Says that this process cannot start, and why.
     pub fn fail(mut self, reason: String, invalid: bool) {
         // Where nobody listens any more, nobody needs to know.
-        let _ = self
-            .wire
-            .send(&Message::Failed { reason, invalid }, &[], &[], SEND);
+        let message = Message::Failed {
+            reason,
+            invalid,
+            problems: Vec::new(),
+        };
+        let _ = self.wire.send(&message, &[], &[], SEND);
+    }
+
+    /// Says that the configuration is the reason.
+    pub fn refuse(mut self, faults: &Faults) {
+        let message = Message::Failed {
+            reason: faults.summary(),
+            invalid: true,
+            problems: faults.problems.iter().map(ProblemRecord::from).collect(),
+        };
+        let _ = self.wire.send(&message, &[], &[], SEND);
     }
 
     /// Says that everything is bound, takes over what is known and counted, and begins to

@@ -31,6 +31,7 @@ use super::program::Program;
 use super::totals::Told;
 use super::wire::{Frame, MOST_FDS, Wire, WireError};
 use crate::admin::{NotUpgraded, Running, Upgraded};
+use crate::config::Problem;
 use crate::net::{Address, Socket};
 
 /// How long the new process may take until it is ready: it reads its file, and looks up names.
@@ -192,7 +193,11 @@ impl<S: Steps> Leaving<S> {
             Message::Failed {
                 reason,
                 invalid: true,
-            } => Err(NotUpgraded::Invalid(reason)),
+                problems,
+            } => Err(NotUpgraded::Invalid {
+                reason: without_excerpts(&reason),
+                problems: problems.into_iter().map(Problem::from).collect(),
+            }),
             Message::Failed { reason, .. } => Err(NotUpgraded::Failed(format!(
                 "the new process cannot start: {reason}"
             ))),
@@ -333,6 +338,13 @@ impl<S: Steps> Leaving<S> {
     }
 }
 
+/// A version that tells no problems tells what stands in the file, in lines that begin with a
+/// space; that may be a secret.
+fn without_excerpts(reason: &str) -> String {
+    let lines = reason.lines().filter(|line| !line.starts_with(' '));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
 fn told_to_stop() -> NotUpgraded {
     NotUpgraded::Impossible("isobar was told to stop while it was being upgraded".to_owned())
 }
@@ -341,4 +353,16 @@ fn unexpected(message: &Message) -> NotUpgraded {
     let text = serde_json::to_value(message).unwrap_or_default();
     let word = text["message"].as_str().unwrap_or("something");
     NotUpgraded::Failed(format!("the new process says {word} out of turn"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_version_says_of_a_file_is_told_without_the_file() {
+        let said = "lb.toml:2:9: no such escape\n 2 | token = \"s3cret\\q\"\n   |         ^^\nlb.toml:9:1: unknown key";
+        let told = "lb.toml:2:9: no such escape; lb.toml:9:1: unknown key";
+        assert_eq!(without_excerpts(said), told);
+    }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Problem;
 use crate::conn::moving::Passport;
 use crate::conn::relay::Pose;
 use crate::metrics::ledger::HistogramTotals;
@@ -61,6 +62,9 @@ pub enum Message {
         reason: String,
         /// The configuration is the reason.
         invalid: bool,
+        /// What is wrong with it.
+        #[serde(default)]
+        problems: Vec<ProblemRecord>,
     },
     /// What was counted since the last such message.
     Totals {
@@ -112,6 +116,38 @@ pub enum Message {
     },
     /// The old process has nothing left, and ends.
     Farewell,
+}
+
+/// A fault of a configuration, without what stands there: that may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemRecord {
+    /// The file as it was named.
+    pub file: String,
+    /// From 1; 0: the file as a whole.
+    pub line: usize,
+    /// In characters from 1; 0: the file as a whole.
+    pub column: usize,
+    /// One sentence.
+    pub message: String,
+}
+
+impl From<&Problem> for ProblemRecord {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            file: problem.file.clone(),
+            line: problem.line,
+            column: problem.column,
+            message: problem.message.clone(),
+        }
+    }
+}
+
+impl From<ProblemRecord> for Problem {
+    fn from(record: ProblemRecord) -> Self {
+        let mut problem = Self::of_file(record.file, record.message);
+        (problem.line, problem.column) = (record.line, record.column);
+        problem
+    }
 }
 
 /// A listening socket.

@@ -20,6 +20,7 @@ fn failed(reason: String) -> Message {
     Message::Failed {
         reason,
         invalid: true,
+        problems: Vec::new(),
     }
 }
 
