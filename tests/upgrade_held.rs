@@ -32,6 +32,11 @@ fn who_is_held_stays_in_the_old_process_until_it_is_served() {
     assert_eq!(generations[1]["pid"], old.id());
     assert_eq!(generations[1]["active"], 1);
     assert_eq!(isobar.count("/connections/active"), 1);
+    assert_eq!(isobar.count("/pools/web/held"), 1);
+    let metrics = isobar.get("/metrics").body;
+    assert!(metrics.contains("isobar_held_connections{pool=\"web\"} 1\n"));
+    // The list is that of the process that serves.
+    assert_eq!(isobar.get("/connections").json()["total"], 0);
     assert!(held.is_silent_for(Duration::from_millis(50)));
     backend.listen();
     assert_eq!(held.read_line(), "b1");
@@ -40,6 +45,7 @@ fn who_is_held_stays_in_the_old_process_until_it_is_served() {
         isobar.stat("/generations").as_array().map(Vec::len) == Some(1)
     });
     assert_eq!(isobar.count("/generations/0/active"), 1);
+    assert_eq!(isobar.count("/pools/web/held"), 0);
     leave(&held);
     isobar.wait_ended("web", "client_closed", 1);
     assert_eq!(isobar.count("/pools/web/held_total"), 1);
@@ -91,7 +97,9 @@ fn a_pause_survives_an_upgrade_and_ends_for_those_who_were_held_before() {
     let (_, mut old) = isobar.upgrade_leaving_some();
     assert_eq!(isobar.stat("/pools/web/paused"), true);
     let after = isobar.connect("web");
-    isobar.wait_count("/pools/web/held", 1);
+    // One in each process.
+    isobar.wait_count("/pools/web/held", 2);
+    assert_eq!(isobar.get("/pools/web/pause").json()["held"], 2);
     assert!(before.is_silent_for(Duration::from_millis(50)));
     isobar.tell("POST", "/pools/web/resume", "");
     assert_eq!(after.read_line(), "b1");

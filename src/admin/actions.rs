@@ -238,7 +238,7 @@ impl Paused {
             pool: Arc::clone(&pool.name),
             paused: paused.is_some(),
             paused_until: paused.flatten().map(At),
-            held: pool.held(),
+            held: pool.held_in_all(),
             active: pool.overview().active,
         }
     }

@@ -35,7 +35,7 @@ pub fn sample(running: &Running) {
     let mut series = running.series.lock();
     series.begin(at);
     for pool in configured.every_pool() {
-        let held = u32::try_from(pool.held()).unwrap_or(u32::MAX);
+        let held = u32::try_from(pool.held_in_all()).unwrap_or(u32::MAX);
         let backends = pool.overview().backends;
         series.sample(&pool.name, held, backends.iter().map(|view| of(view, now)));
     }

@@ -301,7 +301,7 @@ fn of_pool(pool: &Arc<Pool>, now: Instant) -> PoolStats {
     let replays = by_word(Replayed::ALL, counters, |cell, index| &cell.replays[index]);
     PoolStats {
         balance: settings.balance.as_str(),
-        held: pool.held(),
+        held: pool.held_in_all(),
         held_total: counters.sum(|cell| cell.held.value()),
         paused: paused.is_some(),
         paused_until: paused.flatten().map(At),

@@ -6,6 +6,7 @@
 //! address are the same.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -265,6 +266,11 @@ impl Pool {
         if backend.set_elsewhere(n) > n {
             self.given_back();
         }
+    }
+
+    /// Another process of this balancer holds `n` clients of this pool.
+    pub fn set_held_elsewhere(&self, n: usize) {
+        self.held_elsewhere.store(n, Ordering::Relaxed);
     }
 
     /// The backend that has this name now.

@@ -34,6 +34,7 @@ pub mod hold;
 #[cfg(test)]
 mod hold_tests;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,8 @@ pub struct Pool {
     current: ArcSwap<Snapshot>,
     control: Mutex<Control>,
     hold: Arc<hold::Queue<Attempt, Lease>>,
+    /// How many another process of this balancer holds.
+    held_elsewhere: AtomicUsize,
     /// Somebody is held.
     holding: Notify,
     /// Moves on with every published change.
@@ -245,6 +248,7 @@ impl Pool {
             current: ArcSwap::from_pointee(control.snapshot(None)),
             control: Mutex::new(control),
             hold: Arc::default(),
+            held_elsewhere: AtomicUsize::new(0),
             holding: Notify::new(),
             revision: watch::Sender::new(()),
             rebalance: Mutex::default(),
@@ -301,9 +305,15 @@ impl Pool {
         self.current.load().pause
     }
 
-    /// How many are held now.
+    /// How many are held now, in this process: they queue before whoever comes.
     pub fn held(&self) -> usize {
         self.hold.len()
+    }
+
+    /// The same with those who are held in the process of which this one has taken the place.
+    pub fn held_in_all(&self) -> usize {
+        let elsewhere = self.held_elsewhere.load(Ordering::Relaxed);
+        self.held().saturating_add(elsewhere)
     }
 
     /// A slot of some backend, now; `None`: nobody can take it, or others wait already.

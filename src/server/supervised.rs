@@ -102,7 +102,7 @@ fn status(running: &Running) -> String {
     let process = &running.process;
     let connections: usize = (0..process.cores()).map(|c| process.connections(c)).sum();
     let configured = running.configured();
-    let held: usize = configured.every_pool().map(|pool| pool.held()).sum();
+    let held: usize = configured.every_pool().map(|pool| pool.held_in_all()).sum();
     let doing = match running.phase() {
         Phase::Serving => "serving",
         Phase::Stopping => "stopping",

@@ -71,6 +71,8 @@ impl Elder {
         }
         for pool in self.began.every_pool() {
             set_elsewhere(pool, &remaining);
+            let held = remaining.held.get(&pool.name).copied().unwrap_or(0);
+            pool.set_held_elsewhere(held.try_into().unwrap_or(usize::MAX));
         }
         self.remaining = remaining;
         self.show();

@@ -199,6 +199,9 @@ pub struct Remaining {
     /// Slots of backends, by pool and backend: those in use, and those that clients who have
     /// no backend yet may take.
     pub backends: Vec<(Arc<str>, Arc<str>, u32)>,
+    /// Those who are held, by pool.
+    #[serde(default)]
+    pub held: BTreeMap<Arc<str>, u64>,
 }
 
 /// A connection that moves.

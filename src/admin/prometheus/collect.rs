@@ -109,7 +109,7 @@ impl Snapshot {
             samples.gauge(&[&pool.name], pool.snapshot().usable())
         })?;
         self.each_pool(out, &families::HELD_CONNECTIONS, |samples, pool| {
-            samples.gauge(&[&pool.name], pool.held())
+            samples.gauge(&[&pool.name], pool.held_in_all())
         })?;
         self.each_pool(out, &families::HELD, |samples, pool| {
             let held = pool.counters.sum(|cell| cell.held.value());

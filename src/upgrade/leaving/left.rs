@@ -73,6 +73,8 @@ impl<S: Steps> Leaving<S> {
         for pool in self.running.configured().every_pool() {
             let active = without(&self.moved.pools, &pool.name, pool.active());
             remaining.pools.insert(Arc::clone(&pool.name), active);
+            let held = pool.held() as u64;
+            remaining.held.insert(Arc::clone(&pool.name), held);
         }
         for (pool, backend) in self.backends() {
             let has = match backend.ceiling() {
