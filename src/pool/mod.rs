@@ -70,6 +70,8 @@ use pause::Pause;
 const FIRST_TICK: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const LAST_TICK: Duration = Duration::from_secs(1);
+/// After so long without a tick nobody is trying any more whom the last one let try.
+const SETTLED: Duration = Duration::from_secs(15);
 
 /// What one core counts for one pool.
 #[derive(Debug, Default)]
@@ -403,12 +405,19 @@ impl Pool {
     /// Keeps those moving who are held, for as long as the pool lives: asks for checks soon,
     /// and lets the head try again where an up backend refused the last connect.
     pub async fn tend(self: Arc<Self>) {
+        let mut pause = FIRST_TICK;
+        let mut last = Instant::now();
         loop {
             self.holding.notified().await;
-            let mut pause = FIRST_TICK;
+            // Who was let try alone has left the queue, and is back if that failed: the pauses
+            // grow on.
+            if !self.is_resting() || last.elapsed() > SETTLED {
+                pause = FIRST_TICK;
+            }
             while !self.hold.is_empty() {
                 self.hasten_checks();
                 tokio::time::sleep(pause).await;
+                last = Instant::now();
                 let resting = self.is_resting();
                 self.hold
                     .serve_head(|attempt| self.take_anywhere(attempt, Asker::Tick));
