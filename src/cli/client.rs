@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::AbortHandle;
 
 use super::{ConfigArgs, Failure};
 use crate::config::{self, Admin};
@@ -122,6 +123,11 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Where it is.
+    pub(super) fn endpoint(&self) -> String {
+        self.endpoint.to_string()
+    }
+
     /// Finds the balancer and the token.
     ///
     /// The token of the file is for the endpoint of the file: with `--admin` it is sent only
@@ -163,15 +169,57 @@ impl Client {
             .enable_all()
             .build()
             .map_err(Failure::failed)?;
-        let answer = runtime.block_on(async {
-            tokio::time::timeout(asked.patience, self.talk(asked))
-                .await
-                .unwrap_or(Err(Unanswered::Timeout(asked.patience)))
-        });
+        let answer = runtime.block_on(self.answer(asked));
         // A look-up of a name may hang in a thread.
         runtime.shutdown_background();
+        answer
+    }
+
+    /// The same for whoever has a runtime.
+    async fn answer(&self, asked: &Asked) -> Result<(StatusCode, Bytes), Failure> {
+        let answer = tokio::time::timeout(asked.patience, self.talk(asked))
+            .await
+            .unwrap_or(Err(Unanswered::Timeout(asked.patience)));
         let answer = answer.map_err(|why| self.unanswered(why))?;
         Ok((answer.status(), answer.into_body()))
+    }
+
+    /// The answer to a GET, or with a body to a PUT, read as JSON, for whoever has a runtime.
+    pub(super) async fn fetch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        patience: Duration,
+    ) -> Result<T, Failure> {
+        let method = body.map_or(Method::GET, |_| Method::PUT);
+        let asked = Asked {
+            body: body.map(|body| body.to_string().into()),
+            patience,
+            ..Asked::new(method, path)
+        };
+        match self.answer(&asked).await? {
+            (StatusCode::OK, body) => self.read(path, &body),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    /// An answer to a GET that has no end, from after the event with the id `last` on.
+    pub(super) async fn follow(&self, path: &str, last: Option<u64>) -> Result<Endless, Failure> {
+        let asked = Asked {
+            last,
+            ..Asked::new(Method::GET, path)
+        };
+        let begun = tokio::time::timeout(asked.patience, self.begin(&asked))
+            .await
+            .unwrap_or(Err(Unanswered::Timeout(asked.patience)));
+        let (answer, talking) = begun.map_err(|why| self.unanswered(why))?;
+        match answer.status() {
+            StatusCode::OK => Ok(Endless {
+                body: answer.into_body(),
+                _talking: talking,
+            }),
+            status => Err(refused(status, b"")),
+        }
     }
 
     /// The answer to a GET, read as JSON.
@@ -255,6 +303,15 @@ impl Client {
     }
 
     async fn talk(&self, asked: &Asked) -> Result<Response<Bytes>, Unanswered> {
+        let (answer, _talking) = self.begin(asked).await?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = body.map_err(Unanswered::Http)?.to_bytes();
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// Until the head of the answer is there.
+    async fn begin(&self, asked: &Asked) -> Result<(Response<Incoming>, Talking), Unanswered> {
         match &self.endpoint {
             Endpoint::Tcp(authority) => {
                 let stream = TcpStream::connect(authority)
@@ -278,6 +335,9 @@ impl Client {
             .header(HOST, host);
         if asked.body.is_some() {
             request = request.header(CONTENT_TYPE, asked.kind);
+        }
+        if let Some(last) = asked.last {
+            request = request.header("last-event-id", last);
         }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token);
@@ -312,6 +372,8 @@ struct Asked {
     kind: &'static str,
     /// How long the answer may take.
     patience: Duration,
+    /// The event after which those begin that are asked for.
+    last: Option<u64>,
 }
 
 impl Asked {
@@ -322,6 +384,7 @@ impl Asked {
             body: None,
             kind: "application/json",
             patience: TIMEOUT,
+            last: None,
         }
     }
 }
@@ -337,22 +400,47 @@ enum Unanswered {
     Http(Box<dyn std::error::Error + Send + Sync>),
 }
 
-async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Unanswered>
+async fn send<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> Result<(Response<Incoming>, Talking), Unanswered>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let http = |error: hyper::Error| Unanswered::Http(error.into());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-    let connection = tokio::spawn(connection);
-    let (head, body) = sender
-        .send_request(request)
-        .await
-        .map_err(http)?
-        .into_parts();
-    let body = Limited::new(body, MAX_ANSWER).collect().await;
-    connection.abort();
-    let body = body.map_err(Unanswered::Http)?.to_bytes();
-    Ok(Response::from_parts(head, body))
+    let talking = Talking(tokio::spawn(connection).abort_handle());
+    let answer = sender.send_request(request).await.map_err(http)?;
+    Ok((answer, talking))
+}
+
+/// The connection of an answer, as long as anybody wants it.
+#[derive(Debug)]
+struct Talking(AbortHandle);
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An answer that comes piece by piece.
+#[derive(Debug)]
+pub(super) struct Endless {
+    body: Incoming,
+    _talking: Talking,
+}
+
+impl Endless {
+    /// The next piece; `None`: there are no more.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let frame = self.body.frame().await?.ok()?;
+            if let Ok(piece) = frame.into_data() {
+                return Some(piece);
+            }
+        }
+    }
 }
 
 /// tokio takes a leading NUL for the abstract namespace, we write `@`.
