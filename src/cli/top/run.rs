@@ -26,6 +26,7 @@ use crate::cli::names::{backend_path, segment};
 use crate::cli::stats::{Backend, History, Stats};
 use crate::cli::table::Tone;
 use crate::cli::{Failure, Outcome};
+use crate::conn::fault;
 
 /// How long an answer may take before somebody is told that there is none.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -123,6 +124,7 @@ impl Top {
             if screen::has_panicked() {
                 return Err(Failure::failed("a part of it failed, as told above"));
             }
+            fault::point("draw", "top");
             self.screen
                 .draw(|frame| draw(frame, &mut self.app))
                 .map_err(lost)?;
