@@ -397,6 +397,8 @@ enum Unanswered {
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
+    Ended(hyper::Error),
+    #[error("{0}")]
     Http(Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -407,7 +409,11 @@ async fn send<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let http = |error: hyper::Error| Unanswered::Http(error.into());
+    let http = |error: hyper::Error| match error.is_parse() {
+        true => Unanswered::Http(error.into()),
+        // A balancer that ends says nothing any more.
+        false => Unanswered::Ended(error),
+    };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     let talking = Talking(tokio::spawn(connection).abort_handle());
     let answer = sender.send_request(request).await.map_err(http)?;

@@ -116,13 +116,36 @@ pub(super) fn rows(
                 _ => (cell.text.clone(), paint.tone(cell.tone)),
             };
             // Colours on a reversed row would be its ground.
-            let style = if is_selected { Style::new() } else { style };
+            let is_bars = column.align == Align::Bars;
+            let style = if is_selected && !is_bars {
+                Style::new()
+            } else {
+                style
+            };
             push(&mut spans, &text, column.align, *width, style);
         }
         put(buffer, line, &Line::from(spans));
         if is_selected {
-            buffer.set_style(line, paint.selected());
+            buffer.set_style(words_of(line, columns, widths), paint.selected());
         }
+    }
+}
+
+/// The part of a line without bars, which would be their own ground if they were reversed.
+fn words_of(line: Rect, columns: &[Column], widths: &[usize]) -> Rect {
+    let (mut words, mut bars) = (MARGIN - 1, 0);
+    for (column, width) in columns.iter().zip(widths).filter(|(_, width)| **width > 0) {
+        match column.align {
+            Align::Bars => bars += width,
+            _ => words += *width as u16 + 1,
+        }
+    }
+    match bars {
+        0 => line,
+        _ => Rect {
+            width: words.min(line.width),
+            ..line
+        },
     }
 }
 
