@@ -10,6 +10,7 @@ mod client;
 mod completions;
 mod connections;
 mod demo;
+mod endpoint;
 mod explain;
 mod names;
 mod output;

@@ -2,7 +2,7 @@
 //!
 //! | file | what it is about |
 //! | --- | --- |
-//! | `data.rs`, `answers.rs` | what is known: the last answers, and what follows from them |
+//! | `data.rs`, `answers.rs`, `rates.rs` | what is known: the last answers, and what follows from them |
 //! | `app.rs` | where somebody is, what is selected and typed |
 //! | `listing/` | what is listed there, filtered and sorted |
 //! | `keys.rs` | what a key does |
@@ -17,6 +17,7 @@ mod draw;
 mod keys;
 mod listing;
 mod query;
+mod rates;
 mod run;
 mod schedule;
 mod screen;

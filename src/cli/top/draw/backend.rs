@@ -8,9 +8,10 @@ use super::{Paint, Room, charts, put};
 use crate::cli::stats::{Backend, Percentiles};
 use crate::cli::table::Tone;
 use crate::cli::top::app::App;
-use crate::cli::top::data::Rates;
+
 use crate::cli::top::listing::backends::{tone, weight, why};
 use crate::cli::top::listing::glyph;
+use crate::cli::top::rates::Rates;
 use crate::cli::words::{bytes, latency, short, short_bytes, since};
 use crate::terminal::replaced;
 

@@ -7,6 +7,8 @@
 mod backend;
 mod bars;
 mod charts;
+mod foot;
+mod head;
 mod help;
 mod table;
 
@@ -14,14 +16,11 @@ use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
-use super::app::{App, Mode, Place, TABS};
-use super::data::{Data, sum};
+use super::app::{App, Mode, Place};
 use super::listing::{Align, Listing};
-use super::moment;
 use crate::cli::table::Tone;
-use crate::cli::words::{short, short_bytes, span};
 use crate::terminal::replaced;
 
 /// With less room than this nothing can be told.
@@ -108,7 +107,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
         colours: app.colours,
     };
     let mut room = Room(area);
-    head(frame.buffer_mut(), &mut room, app, paint);
+    head::draw(frame.buffer_mut(), &mut room, app, paint);
     let foot = room.bottom(1);
     let note = room.bottom(1);
     if app.mode == Mode::Help {
@@ -119,7 +118,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
         let line = Line::styled(format!(" {text}"), paint.tone(tone));
         put(frame.buffer_mut(), note, &line);
     }
-    let cursor = keys(frame.buffer_mut(), foot, app, paint);
+    let cursor = foot::draw(frame.buffer_mut(), foot, app, paint);
     if let Some(x) = cursor {
         frame.set_cursor_position((x, foot.y));
     }
@@ -141,156 +140,6 @@ fn put_right(buffer: &mut Buffer, area: Rect, line: &Line<'_>) -> u16 {
     let part = Rect { x, width, ..area };
     put(buffer, part, line);
     area.width - width
-}
-
-/// Who answers, the whole in numbers, where somebody is, and what is wrong.
-fn head(buffer: &mut Buffer, room: &mut Room, app: &App, paint: Paint) {
-    let data = &app.data;
-    let first = room.top(1);
-    let live = live(app, paint);
-    let left = put_right(buffer, first, &live);
-    let about = Rect {
-        width: left.saturating_sub(2),
-        ..first
-    };
-    put(buffer, about, &who(data, about.width, paint));
-    if room.0.height >= 10 {
-        let area = room.top(1);
-        put(buffer, area, &numbers(data, paint));
-    }
-    let area = room.top(1);
-    put(buffer, area, &tabs(app, paint));
-    if room.0.height >= 14 {
-        let area = room.top(1);
-        let rule = "─".repeat(area.width.into());
-        put(buffer, area, &Line::styled(rule, paint.soft()));
-    }
-    for alarm in alarms(app) {
-        let area = room.top(1);
-        let alarm = replaced(&format!(" ✕ {alarm}"));
-        put(buffer, area, &Line::styled(alarm, paint.tone(Tone::Bad)));
-    }
-}
-
-/// Which balancer it is; what there is no room for is left out as a whole.
-fn who<'l>(data: &Data, room: u16, paint: Paint) -> Line<'l> {
-    let stats = &data.stats;
-    let parts = [
-        format!(" {}", stats.version),
-        format!("  {}", data.endpoint),
-        format!("  up {}", span(stats.uptime_seconds)),
-        format!("  {}", stats.config.path),
-        format!(", generation {}", stats.config.generation),
-    ];
-    let mut line = Line::styled(" isobar", paint.strong());
-    for part in parts {
-        let part = Span::styled(replaced(&part), paint.soft());
-        if line.width() + part.width() > room.into() {
-            break;
-        }
-        line.push_span(part);
-    }
-    line
-}
-
-fn live<'l>(app: &App, paint: Paint) -> Line<'l> {
-    match &app.data.lost {
-        None => Line::from_iter([
-            Span::styled("● live", paint.tone(Tone::Good)),
-            Span::styled(
-                format!(" {} UTC ", moment(&app.now.to_string(), app.now)),
-                paint.soft(),
-            ),
-        ]),
-        Some(lost) => {
-            let at = moment(&lost.since.to_string(), app.now);
-            let ago = app.now.duration_since(lost.since).as_secs_f64();
-            let text = format!("✕ no answer since {at} ({}) ", span(ago));
-            Line::styled(text, paint.tone(Tone::Bad))
-        }
-    }
-}
-
-fn numbers<'l>(data: &Data, paint: Paint) -> Line<'l> {
-    let stats = &data.stats;
-    let rates = data.all_rates();
-    let rate = |of: Option<f64>, text: fn(f64) -> String| {
-        of.map_or_else(|| "-".to_owned(), |rate| text(rate) + "/s")
-    };
-    let pools = || stats.pools.iter().map(|(_, pool)| pool.usable());
-    let (usable, all) = pools().fold((0, 0), |sum, pool| (sum.0 + pool.0, sum.1 + pool.1));
-    let held = sum(&stats.pools, |pool| pool.held);
-    let connections = &stats.connections;
-    let trouble = |is: bool| if is { Tone::Odd } else { Tone::Plain };
-    let numbers = [
-        (
-            "open",
-            format!(
-                "{}/{}",
-                short(connections.active as f64),
-                short(connections.limit as f64)
-            ),
-            Tone::Plain,
-        ),
-        ("new", rate(rates.map(|r| r.new), short), Tone::Plain),
-        ("in", rate(rates.map(|r| r.into), short_bytes), Tone::Plain),
-        ("out", rate(rates.map(|r| r.out), short_bytes), Tone::Plain),
-        ("usable", format!("{usable}/{all}"), trouble(usable < all)),
-        ("held", short(held as f64), trouble(held > 0)),
-    ];
-    let spans = numbers.into_iter().flat_map(|(name, value, tone)| {
-        // As wide as usual, so that what follows stays where it is.
-        let pad = " ".repeat(9usize.saturating_sub(value.chars().count()));
-        [
-            Span::styled(format!(" {name} "), paint.soft()),
-            Span::styled(value, paint.strong().patch(paint.tone(tone))),
-            Span::raw(pad),
-        ]
-    });
-    Line::from_iter(spans)
-}
-
-fn tabs<'l>(app: &App, paint: Paint) -> Line<'l> {
-    let here = &app.path[0];
-    let mut spans = Vec::new();
-    for (place, (name, tab)) in TABS.iter().enumerate() {
-        let style = match tab == here {
-            true => paint.selected().patch(paint.strong()),
-            false => Style::new(),
-        };
-        spans.push(Span::styled(format!(" {} {name} ", place + 1), style));
-    }
-    for (before, place) in app.path.iter().zip(&app.path[1..]) {
-        let crumb = match place {
-            Place::Pools => "pools".to_owned(),
-            Place::Backends(None) => "backends".to_owned(),
-            Place::Backends(Some(name)) => name.clone(),
-            Place::Backend(pool, name) => match before {
-                Place::Backends(Some(_)) => name.clone(),
-                _ => format!("{pool}/{name}"),
-            },
-            Place::Listeners => "listeners".to_owned(),
-            Place::Connections => "connections".to_owned(),
-            Place::Events => "events".to_owned(),
-        };
-        spans.push(Span::styled(" › ", paint.soft()));
-        spans.push(Span::styled(replaced(&crumb), paint.strong()));
-    }
-    Line::from(spans)
-}
-
-fn alarms(app: &App) -> Vec<String> {
-    let lost = app.data.lost.as_ref().map(|lost| {
-        let why = lost.why.split(';').next().unwrap_or_default();
-        format!("Trying again: {why}")
-    });
-    let mut alarms: Vec<_> = lost.into_iter().chain(app.data.alarms()).collect();
-    if alarms.len() > 2 {
-        let more = alarms.len() - 1;
-        alarms.truncate(1);
-        alarms.push(format!("and {more} more"));
-    }
-    alarms
 }
 
 /// What is looked at; the words about the selected row.
@@ -361,73 +210,6 @@ fn heading(buffer: &mut Buffer, area: Rect, app: &App, listing: &Listing<'_>, pa
     };
     let title = Line::styled(format!(" {}", listing.title), paint.strong());
     put(buffer, part, &title);
-}
-
-/// The last line: what is typed or asked, else the keys. Where the cursor is, if it is.
-fn keys(buffer: &mut Buffer, area: Rect, app: &App, paint: Paint) -> Option<u16> {
-    match &app.mode {
-        Mode::Typing => {
-            let typed = Line::from_iter([
-                Span::styled(" /", paint.strong()),
-                Span::raw(replaced(&app.list().filter)),
-            ]);
-            put(buffer, area, &typed);
-            let hint = match app.place() {
-                Place::Connections => "pool, backend, address, state, idle=30s … ",
-                _ => "Enter keeps it, Esc drops it ",
-            };
-            let width = u16::try_from(typed.width()).unwrap_or(u16::MAX);
-            if usize::from(width) + hint.chars().count() + 2 < area.width.into() {
-                put_right(buffer, area, &Line::styled(hint, paint.soft()));
-            }
-            Some(area.x + width.min(area.width - 1))
-        }
-        Mode::Asking(change) => {
-            let question = replaced(&change.question(&app.data));
-            let line = Line::from_iter([
-                Span::styled(format!(" {question} "), paint.tone(Tone::Odd)),
-                Span::styled("y", paint.strong()),
-                Span::raw(" does it, any other key does not"),
-            ]);
-            put(buffer, area, &line);
-            None
-        }
-        Mode::Looking | Mode::Help => {
-            put(buffer, area, &hints(app, area.width, paint));
-            None
-        }
-    }
-}
-
-fn hints<'l>(app: &App, width: u16, paint: Paint) -> Line<'l> {
-    let back = app.path.len() > 1 || app.list().filter != app.list().given;
-    let opens = !matches!(app.place(), Place::Backend(..));
-    let acts = matches!(app.place(), Place::Backends(_) | Place::Backend(..));
-    let about = !matches!(app.place(), Place::Connections | Place::Events);
-    let hints = [
-        ("q", "quit", true),
-        ("?", "help", true),
-        ("↑↓", "move", true),
-        ("Enter", "open", opens),
-        ("Esc", "back", back),
-        ("/", "filter", true),
-        ("<>", "sort", true),
-        ("c", "connections", about),
-        ("e", "events", about),
-        ("D R M", "drain, ready, maintenance", acts),
-    ];
-    let mut spans = Vec::new();
-    let mut used = 0;
-    for (key, what, _) in hints.into_iter().filter(|(.., shown)| *shown) {
-        used += key.chars().count() + what.len() + 3;
-        // The blank behind the last one need not be seen.
-        if used > usize::from(width) + 1 {
-            break;
-        }
-        spans.push(Span::styled(format!(" {key}"), paint.strong()));
-        spans.push(Span::styled(format!(" {what} "), paint.soft()));
-    }
-    Line::from(spans)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub(super) mod pools;
 
 use std::cmp::Ordering;
 
-use super::data::Rates;
+use super::rates::Rates;
 use crate::cli::table::Tone;
 use crate::terminal::replaced;
 
