@@ -6,6 +6,7 @@ mod cidr;
 mod dial;
 mod inherit;
 mod listen;
+mod location;
 mod source;
 mod stream;
 mod sys;
@@ -20,6 +21,7 @@ pub use cidr::{Cidr, CidrError, Source};
 pub use dial::{DialError, dial};
 pub use inherit::{Handed, InheritError, Inherited, Keeper};
 pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket, TokioAcceptor};
+pub use location::{HostName, Location, LocationError};
 pub use source::{Sources, Turns, bind_to, is_here, is_of_source};
 pub use stream::{Kind, Liveness, Stream};
 
