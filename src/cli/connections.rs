@@ -87,24 +87,26 @@ pub(super) struct KillArgs {
     admin: AdminArgs,
 }
 
+/// `GET /connections`.
 #[derive(Debug, Deserialize)]
-struct Connections {
-    total: usize,
-    connections: Vec<Connection>,
+pub(super) struct Connections {
+    pub(super) total: usize,
+    pub(super) connections: Vec<Connection>,
 }
 
+/// One of them.
 #[derive(Debug, Deserialize)]
-struct Connection {
-    id: String,
-    listener: String,
-    client: String,
-    pool: Option<String>,
-    backend: Option<String>,
-    age_seconds: f64,
-    idle_seconds: f64,
-    bytes_in: u64,
-    bytes_out: u64,
-    state: String,
+pub(super) struct Connection {
+    pub(super) id: String,
+    pub(super) listener: String,
+    pub(super) client: String,
+    pub(super) pool: Option<String>,
+    pub(super) backend: Option<String>,
+    pub(super) age_seconds: f64,
+    pub(super) idle_seconds: f64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) state: String,
 }
 
 #[derive(Debug, Deserialize)]

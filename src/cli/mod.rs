@@ -10,6 +10,7 @@ mod client;
 mod completions;
 mod connections;
 mod demo;
+mod endpoint;
 mod explain;
 mod names;
 mod output;
@@ -18,8 +19,10 @@ mod plan;
 mod rebalance;
 mod reload;
 mod run;
+mod stats;
 mod status;
 mod table;
+mod top;
 mod upgrade;
 mod words;
 
@@ -50,6 +53,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show listeners, pools and backends of the running balancer
     Status(status::StatusArgs),
+    /// Show the running balancer live, full screen: pools, backends, connections, events
+    Top(top::TopArgs),
     /// Show what a reload would change in the running balancer: 0 nothing, 10 something
     Plan(plan::PlanArgs),
     /// Have the running balancer read its file again
@@ -190,6 +195,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Status(args) => status::status(&args),
+        Command::Top(args) => top::top(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Explain(args) => explain::explain(&args),
@@ -235,7 +241,7 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
 }
 
 /// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 2] = ["top", "simulate"];
+const LATER: [&str; 1] = ["simulate"];
 
 fn later() -> Option<Failure> {
     let command = std::env::args_os().nth(1)?.into_string().ok()?;

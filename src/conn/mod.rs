@@ -14,7 +14,7 @@ pub mod visitor;
 pub mod way;
 
 mod connect;
-mod fault;
+pub(crate) mod fault;
 mod hello;
 mod identify;
 mod one_hello;

@@ -1,18 +1,16 @@
 //! `isobar status`: what the running balancer is doing, as tables.
 
-mod stats;
-
 use clap::Args;
 use jiff::Timestamp;
 
 use super::client::{AdminArgs, Client};
 use super::names::backend_path;
 use super::output::{has_colours, print};
+use super::stats::{self, Backend, Health, History, Named, Pool, Stats};
 use super::table::{Cell, Column, Table, Tone};
 use super::words::{bytes, latency, since, span};
 use super::{Failure, Outcome};
 use crate::terminal::replaced;
-use stats::{Backend, Health, History, Named, Pool, Stats};
 
 /// What to show, and of which balancer.
 #[derive(Debug, Args)]
@@ -286,11 +284,7 @@ impl View<'_> {
 
 /// Those that take new connections now, of all.
 fn usable(pool: &Pool) -> Cell {
-    let (mut usable, mut all) = (0, 0);
-    for (_, backend) in pool.backends.iter().filter(|(_, b)| b.state != "removed") {
-        all += 1;
-        usable += u32::from(backend.state == "up" && backend.weight > 0);
-    }
+    let (usable, all) = pool.usable();
     let tone = match usable {
         0 => Tone::Bad,
         _ if usable < all => Tone::Odd,
