@@ -176,7 +176,7 @@ impl Tracked {
             true => Health::new(thresholds, now),
         };
         Self {
-            backend: Arc::new(Backend::new(settings, pool, cores)),
+            backend: Arc::new(Backend::new(settings, pool, cores, now)),
             settings: settings.clone(),
             health,
             last_check: None,
