@@ -23,6 +23,7 @@
 //! | [`check`] | active health checks |
 //! | [`series`] | the last fifteen minutes of every backend |
 //! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
+//! | [`simulate`] | what a configuration would have made of recorded connections |
 //! | [`plan`] | what a reload would change, and which connections it would touch |
 //! | [`admin`] | the HTTP endpoint |
 //! | [`upgrade`] | another process takes the place of this one, with every connection |
@@ -52,5 +53,6 @@ pub mod rebalance;
 pub mod runtime;
 pub mod series;
 pub mod server;
+pub mod simulate;
 mod terminal;
 pub mod upgrade;

@@ -18,6 +18,7 @@ mod plan;
 mod rebalance;
 mod reload;
 mod run;
+mod simulate;
 mod status;
 mod table;
 mod upgrade;
@@ -80,6 +81,8 @@ enum Command {
     Kill(connections::KillArgs),
     /// Replace the running balancer by the program now on disk; connections move to it
     Upgrade(upgrade::UpgradeArgs),
+    /// Replay an access log through a file in virtual time: shares, peaks, who is held
+    Simulate(simulate::SimulateArgs),
     /// Print a completion script
     Completions(completions::CompletionsArgs),
 }
@@ -205,6 +208,7 @@ pub fn main() -> ExitCode {
         Command::Connections(args) => connections::connections(&args),
         Command::Kill(args) => connections::kill(&args),
         Command::Upgrade(args) => upgrade::upgrade(&args),
+        Command::Simulate(args) => simulate::simulate(&args),
         Command::Completions(args) => completions::completions(&args),
     };
     match outcome {
@@ -235,7 +239,7 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
 }
 
 /// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 2] = ["top", "simulate"];
+const LATER: [&str; 1] = ["top"];
 
 fn later() -> Option<Failure> {
     let command = std::env::args_os().nth(1)?.into_string().ok()?;
