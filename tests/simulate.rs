@@ -276,7 +276,7 @@ fn what_cannot_be_replayed_is_told_with_its_place_and_the_remedy() {
         ),
         (
             sampled,
-            "error: access.jsonl: it has about 9.9 % of the connections",
+            "error: access.jsonl: lines 1 to 431 have about 9.9 % of the connections",
         ),
         (
             String::new(),

@@ -38,14 +38,18 @@ pub enum LogError {
     },
     /// A part of the connections was written, and what is missing cannot be replayed.
     #[error(
-        "{name}: it has about {percent} % of the connections that ended ordinarily \
+        "{name}: lines {from} to {to} have about {percent} % of the connections that ended ordinarily \
          (`log.access_sample`, which shows by their numbers): what is missing cannot be replayed; \
          record with `access_sample = 1.0`"
     )]
     Sampled {
         /// The file.
         name: String,
-        /// How much of them is there.
+        /// The first line of those that show it, from 1.
+        from: u64,
+        /// The last one.
+        to: u64,
+        /// How much of the connections is there.
         percent: f64,
     },
     /// None of its connections can be replayed.

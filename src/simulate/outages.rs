@@ -7,7 +7,8 @@ use super::tally::Tally;
 use super::world::World;
 use crate::config::Config;
 
-/// How many connections are replayed for this, all losses together: some ten seconds' worth.
+/// How many connections are replayed for this, all losses together: a log of a million takes no
+/// longer than six plain replays of it.
 const BUDGET: u64 = 5_000_000;
 
 /// A pick among so many backends costs as much as all the rest of a connection.

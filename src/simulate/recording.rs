@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::BufRead;
+use std::ops::RangeInclusive;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,11 +16,15 @@ use crate::log::least_share;
 use crate::pool::Client;
 
 /// Numbers of connections that are looked at to see whether others are missing: enough to tell a
-/// share of 99.98 % from the whole.
+/// share of 99.97 % from the whole.
 const MOST_NUMBERS: usize = 100_000;
 
-/// So unlikely is it that a whole log looks like a sampled one: e to the power of −20.
-const DOUBT: f64 = 20.0;
+/// So many make a part that is looked at by itself: enough to tell a share of 88 % from the whole.
+const PART: usize = 200;
+
+/// So unlikely is it that numbers look like a sample while all are there: e to the power of −25,
+/// and there may be thousands of parts.
+const DOUBT: f64 = 25.0;
 
 /// A recorded connection, as it is replayed. Times are in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -111,7 +116,7 @@ impl Recording {
         let mut log = Log::new(name, source);
         let cut = loop {
             match log.next()? {
-                Next::Line(line) => reader.take(line),
+                Next::Line(line) => reader.take(line, log.number()),
                 Next::Cut => break true,
                 Next::End => break false,
             }
@@ -165,7 +170,7 @@ impl<'a> Reader<'a> {
             router: Router::new(config),
             times: vec![Vec::new(); groups.len()],
             group_of,
-            sampling: Sampling::default(),
+            sampling: Sampling::new(),
             drawn: StdRng::seed_from_u64(seed),
             recording: Recording {
                 groups: groups.into_iter().map(group).collect(),
@@ -182,11 +187,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn take(&mut self, line: Line) {
+    fn take(&mut self, line: Line, number: u64) {
         match line {
             Line::Other => self.recording.other_lines += 1,
             Line::Rejected { connections } => self.skip(Skipped::Rejected, connections),
-            Line::Ended(entry) => self.enter(entry),
+            Line::Ended(entry) => self.enter(entry, number),
         }
     }
 
@@ -195,10 +200,10 @@ impl<'a> Reader<'a> {
         *count = count.saturating_add(connections);
     }
 
-    fn enter(&mut self, entry: Entry) {
+    fn enter(&mut self, entry: Entry, line: u64) {
         if entry.is_ordinary {
             self.recording.ordinary += 1;
-            self.sampling.see(entry.id);
+            entry.id.iter().for_each(|id| self.sampling.see(*id, line));
         }
         let Some(connect) = entry.connect else {
             return self.skip(Skipped::NoBackend, 1);
@@ -256,10 +261,12 @@ impl<'a> Reader<'a> {
         } = self;
         recording.lines = lines;
         recording.cut = cut;
-        if let Some(share) = sampling.share() {
+        if let Some(sampled) = sampling.sampled(lines) {
             return Err(LogError::Sampled {
                 name: name.to_owned(),
-                percent: (share * 1e3).round() / 10.0,
+                from: *sampled.lines.start(),
+                to: *sampled.lines.end(),
+                percent: (sampled.share * 1e3).round() / 10.0,
             });
         }
         if recording.connections() == 0 {
@@ -343,30 +350,79 @@ impl Skipped {
     }
 }
 
-/// Whether lines are missing, by the numbers of those that are there.
-#[derive(Debug, Default)]
+/// Whether lines are missing, by the numbers of those that are there: in all of the log, or in a
+/// part of it, as where it was put together.
+#[derive(Debug)]
 struct Sampling {
+    whole: Numbers,
+    part: Numbers,
+    found: Option<Sampled>,
+}
+
+/// Lines that are a sample.
+#[derive(Debug)]
+struct Sampled {
+    lines: RangeInclusive<u64>,
+    share: f64,
+}
+
+/// Numbers of connections that ended ordinarily, from one line on.
+#[derive(Debug)]
+struct Numbers {
+    from: u64,
     seen: HashSet<u64>,
     largest: f64,
 }
 
 impl Sampling {
-    /// One that ended ordinarily has this number.
-    fn see(&mut self, id: Option<u64>) {
-        let Some(id) = id else { return };
+    fn new() -> Self {
+        Self {
+            whole: Numbers::from(1),
+            part: Numbers::from(1),
+            found: None,
+        }
+    }
+
+    /// The connection of this number ended ordinarily, says this line.
+    fn see(&mut self, id: u64, line: u64) {
+        self.whole.see(id);
+        self.part.see(id);
+        if self.part.seen.len() >= PART {
+            let part = std::mem::replace(&mut self.part, Numbers::from(line + 1));
+            self.found = self.found.take().or_else(|| part.sampled(line));
+        }
+    }
+
+    /// What is a sample of this many lines; `None`: as far as one can see nothing is.
+    fn sampled(self, lines: u64) -> Option<Sampled> {
+        self.whole.sampled(lines).or(self.found)
+    }
+}
+
+impl Numbers {
+    fn from(line: u64) -> Self {
+        Self {
+            from: line,
+            seen: HashSet::new(),
+            largest: 0.0,
+        }
+    }
+
+    fn see(&mut self, id: u64) {
         if self.seen.len() < MOST_NUMBERS {
             self.seen.insert(id);
         }
         self.largest = self.largest.max(least_share(id));
     }
 
-    /// The share that is there; `None`: as far as one can see all are.
-    ///
-    /// Of n numbers of a whole log none needs a share above s with a likelihood of s to the
-    /// power of n.
-    fn share(&self) -> Option<f64> {
-        let sampled = -self.largest.ln() * self.seen.len() as f64 > DOUBT;
-        (!self.seen.is_empty() && sampled).then_some(self.largest)
+    /// Whether they are a sample, up to that line. Of n numbers none needs a share above s with a
+    /// likelihood of s to the power of n, if all are there.
+    fn sampled(&self, to: u64) -> Option<Sampled> {
+        let doubt = -self.largest.ln() * self.seen.len() as f64;
+        (!self.seen.is_empty() && doubt > DOUBT).then(|| Sampled {
+            lines: self.from..=to,
+            share: self.largest,
+        })
     }
 }
 
@@ -450,6 +506,24 @@ mod tests {
         }
         let lines: Vec<_> = (0..2000).map(|id| line(id, 0, 5)).collect();
         assert_eq!(read(&lines).expect("a whole one").connections(), 2000);
+    }
+
+    /// As of several files, one of which was written with another setting.
+    #[test]
+    fn a_part_that_is_sampled_is_known_too() {
+        let whole = |ids: std::ops::Range<u64>| ids.map(|id| line(id, 0, 5)).collect::<Vec<_>>();
+        let sampled = (10_000..20_000).filter(|id| least_share(*id) < 0.5);
+        let sampled: Vec<_> = sampled.take(500).map(|id| line(id, 0, 5)).collect();
+        let lines = [whole(0..1000), sampled, whole(30_000..31_000)].concat();
+        match read(&lines) {
+            Err(LogError::Sampled {
+                from, to, percent, ..
+            }) => {
+                assert_eq!((from, to), (1001, 1200));
+                assert!((percent - 50.0).abs() < 2.0, "{percent}");
+            }
+            other => panic!("not refused: {other:?}"),
+        }
     }
 
     /// A few lines whose numbers happen to be low, and many with the same number, prove nothing.

@@ -114,7 +114,6 @@ fn visits() -> impl Strategy<Value = Vec<Visit>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// And another one draws otherwise, where something is drawn, without changing the rest.
     #[test]
     fn the_same_seed_tells_the_same_to_the_byte(visits in visits(), of in 0usize..6, seed: u64) {
         let config = web(&format!("balance = \"{}\"", STRATEGIES[of]), [", weight = 2", "", ""]);
