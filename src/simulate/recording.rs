@@ -419,7 +419,7 @@ impl Numbers {
     /// likelihood of s to the power of n, if all are there.
     fn sampled(&self, to: u64) -> Option<Sampled> {
         let doubt = -self.largest.ln() * self.seen.len() as f64;
-        (!self.seen.is_empty() && doubt > DOUBT).then(|| Sampled {
+        (!self.seen.is_empty() && doubt > DOUBT).then_some(Sampled {
             lines: self.from..=to,
             share: self.largest,
         })
