@@ -6,6 +6,7 @@
 //! | `log` | the lines of an access log, one at a time |
 //! | `line` | what one of them says (pure) |
 //! | `recording` | the connections of a log that can be replayed, and how many others there are |
+//! | `sampling` | whether a part of them is missing (pure) |
 //! | `routes` | to which pool of the file a recorded connection goes |
 //! | `world` | the pools of a file in virtual time |
 //! | `replay` | connections come, wait, connect, answer and end, one after the other |
@@ -32,6 +33,7 @@ mod recording;
 mod replay;
 mod report;
 mod routes;
+mod sampling;
 mod tally;
 mod world;
 

@@ -1,8 +1,7 @@
 //! The connections of a log that can be replayed, and how many others there are.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::BufRead;
-use std::ops::RangeInclusive;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -10,21 +9,10 @@ use rand::{Rng, SeedableRng};
 use super::line::{Entry, Line};
 use super::log::{Log, LogError, Next};
 use super::routes::{Destination, Router};
+use super::sampling::Sampling;
 use super::world;
 use crate::config::Config;
-use crate::log::least_share;
 use crate::pool::Client;
-
-/// Numbers of connections that are looked at to see whether others are missing: enough to tell a
-/// share of 99.97 % from the whole.
-const MOST_NUMBERS: usize = 100_000;
-
-/// So many make a part that is looked at by itself: enough to tell a share of 88 % from the whole.
-const PART: usize = 200;
-
-/// So unlikely is it that numbers look like a sample while all are there: e to the power of −25,
-/// and there may be thousands of parts.
-const DOUBT: f64 = 25.0;
 
 /// A recorded connection, as it is replayed. Times are in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -350,85 +338,10 @@ impl Skipped {
     }
 }
 
-/// Whether lines are missing, by the numbers of those that are there: in all of the log, or in a
-/// part of it, as where it was put together.
-#[derive(Debug)]
-struct Sampling {
-    whole: Numbers,
-    part: Numbers,
-    found: Option<Sampled>,
-}
-
-/// Lines that are a sample.
-#[derive(Debug)]
-struct Sampled {
-    lines: RangeInclusive<u64>,
-    share: f64,
-}
-
-/// Numbers of connections that ended ordinarily, from one line on.
-#[derive(Debug)]
-struct Numbers {
-    from: u64,
-    seen: HashSet<u64>,
-    largest: f64,
-}
-
-impl Sampling {
-    fn new() -> Self {
-        Self {
-            whole: Numbers::from(1),
-            part: Numbers::from(1),
-            found: None,
-        }
-    }
-
-    /// The connection of this number ended ordinarily, says this line.
-    fn see(&mut self, id: u64, line: u64) {
-        self.whole.see(id);
-        self.part.see(id);
-        if self.part.seen.len() >= PART {
-            let part = std::mem::replace(&mut self.part, Numbers::from(line + 1));
-            self.found = self.found.take().or_else(|| part.sampled(line));
-        }
-    }
-
-    /// What is a sample of this many lines; `None`: as far as one can see nothing is.
-    fn sampled(self, lines: u64) -> Option<Sampled> {
-        self.whole.sampled(lines).or(self.found)
-    }
-}
-
-impl Numbers {
-    fn from(line: u64) -> Self {
-        Self {
-            from: line,
-            seen: HashSet::new(),
-            largest: 0.0,
-        }
-    }
-
-    fn see(&mut self, id: u64) {
-        if self.seen.len() < MOST_NUMBERS {
-            self.seen.insert(id);
-        }
-        self.largest = self.largest.max(least_share(id));
-    }
-
-    /// Whether they are a sample, up to that line. Of n numbers none needs a share above s with a
-    /// likelihood of s to the power of n, if all are there.
-    fn sampled(&self, to: u64) -> Option<Sampled> {
-        let doubt = -self.largest.ln() * self.seen.len() as f64;
-        (!self.seen.is_empty() && doubt > DOUBT).then_some(Sampled {
-            lines: self.from..=to,
-            share: self.largest,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::least_share;
     use crate::simulate::tests::{config, line};
 
     const FILE: &str = "
