@@ -86,15 +86,6 @@ fn a_wrong_command_line_is_exit_code_2() {
     }
 }
 
-#[test]
-fn a_command_of_a_later_version_says_so_and_is_not_in_the_help() {
-    let output = isobar(&["simulate", "-c", "lb.toml"]);
-    assert_eq!(code(&output), Some(2));
-    let expected = "isobar simulate: not available in this version of isobar yet\n";
-    assert_eq!(stderr(&output), expected);
-    assert!(!stdout(&isobar(&["--help"])).contains("simulate"));
-}
-
 /// How to reach the balancer is all that its file is asked for: exit code 3 is that nobody
 /// answers there.
 #[test]

@@ -71,7 +71,6 @@ pub use rate::{Rate, percentage};
 pub use reference::reference;
 #[cfg(test)]
 pub(crate) use tests::properties::loaded as any_loaded;
-pub(crate) use texts::NOT_YET;
 pub(crate) use units::{duration, format_duration, percent};
 
 /// A whole, valid `lb.toml`.

@@ -130,7 +130,12 @@ pub enum Obstacle {
 
 impl Backend {
     /// A backend with no connection, for `cores` data cores.
-    pub(super) fn new(settings: &config::Backend, pool: &config::Pool, cores: usize) -> Self {
+    pub(super) fn new(
+        settings: &config::Backend,
+        pool: &config::Pool,
+        cores: usize,
+        now: Instant,
+    ) -> Self {
         Self {
             name: Arc::from(&*settings.name),
             location: settings.address.clone(),
@@ -147,10 +152,10 @@ impl Backend {
             elsewhere: AtomicU32::new(0),
             ceiling: AtomicU32::new(u32::MAX),
             resting: AtomicBool::new(false),
-            latency: ArcSwap::from_pointee(PeakEwma::new(pool.latency.decay, Instant::now())),
+            latency: ArcSwap::from_pointee(PeakEwma::new(pool.latency.decay, now)),
             suspected: AtomicBool::new(false),
             nudge: Notify::new(),
-            conduct: Conduct::new(Instant::now()),
+            conduct: Conduct::new(now),
         }
     }
 

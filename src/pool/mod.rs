@@ -24,6 +24,7 @@ mod reload;
 mod runtime;
 mod slow_start;
 mod snapshot;
+mod stage;
 mod state;
 mod sync;
 mod taking;
@@ -51,6 +52,7 @@ pub use rebalance::Rebalance;
 pub use reload::{Reload, Wiring};
 pub use runtime::{Changed, Refused, Wanted};
 pub use snapshot::Snapshot;
+pub use stage::{Clock, Stage};
 pub use state::{AdminState, State};
 pub use taking::Taking;
 pub use tracked::{BackendView, CheckResult, Leaving};
@@ -125,6 +127,8 @@ pub struct Pool {
     docket: Docket,
     current: ArcSwap<Snapshot>,
     control: Mutex<Control>,
+    /// There where the pool is simulated.
+    stage: Option<Stage>,
     hold: Arc<hold::Queue<Attempt, Lease>>,
     /// Somebody is held.
     holding: Notify,
@@ -232,7 +236,17 @@ pub type Held = hold::Place<Attempt, Lease>;
 impl Pool {
     /// A pool as the file has it, for `cores` data cores; nothing is checked yet.
     pub fn new(settings: Arc<config::Pool>, cores: usize) -> Arc<Self> {
-        let control = Control::new(Arc::clone(&settings), cores);
+        Self::on(None, settings, cores)
+    }
+
+    /// The same in virtual time.
+    pub fn staged(settings: Arc<config::Pool>, stage: Stage) -> Arc<Self> {
+        Self::on(Some(stage), settings, 0)
+    }
+
+    fn on(stage: Option<Stage>, settings: Arc<config::Pool>, cores: usize) -> Arc<Self> {
+        let now = stage.as_ref().map_or_else(Instant::now, Stage::now);
+        let control = Control::new(Arc::clone(&settings), cores, now);
         Arc::new(Self {
             name: Arc::clone(&settings.name),
             counters: PerCore::new(cores),
@@ -246,6 +260,7 @@ impl Pool {
             docket: Docket::default(),
             current: ArcSwap::from_pointee(control.snapshot(None)),
             control: Mutex::new(control),
+            stage,
             hold: Arc::default(),
             holding: Notify::new(),
             revision: watch::Sender::new(()),
@@ -398,8 +413,15 @@ impl Pool {
     }
 
     fn take(self: &Arc<Self>, attempt: &Attempt, asker: Asker) -> Option<Lease> {
-        let taken = self.current.load().take(attempt, asker, &mut rand::rng())?;
-        Some(Lease::new(Arc::clone(self), taken))
+        let snapshot = self.current.load();
+        let taken = match &self.stage {
+            None => snapshot.take(attempt, asker, Instant::now(), &mut rand::rng()),
+            Some(stage) => {
+                let now = stage.now();
+                stage.draw(|draws| snapshot.take(attempt, asker, now, draws))
+            }
+        };
+        taken.map(|taken| Lease::new(Arc::clone(self), taken))
     }
 
     /// Keeps those moving who are held, for as long as the pool lives: asks for checks soon,
