@@ -22,6 +22,7 @@
 //! | [`proxy`] | the PROXY protocol, in and out |
 //! | [`check`] | active health checks |
 //! | [`series`] | the last fifteen minutes of every backend |
+//! | [`resolve`] | what DNS says of backends by name |
 //! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
 //! | [`plan`] | what a reload would change, and which connections it would touch |
 //! | [`admin`] | the HTTP endpoint |
@@ -35,6 +36,7 @@
 
 pub mod admin;
 pub mod admit;
+mod aside;
 pub mod balance;
 pub mod check;
 pub mod cli;
@@ -49,6 +51,7 @@ pub mod plan;
 pub mod pool;
 pub mod proxy;
 pub mod rebalance;
+pub mod resolve;
 pub mod runtime;
 pub mod series;
 pub mod server;

@@ -413,7 +413,9 @@ fn fifty_scrapes_at_once_are_all_whole() {
 
 #[test]
 fn every_value_of_a_closed_label_is_always_there() {
-    let (isobar, _backend) = one();
+    let backend = Backend::named("b1");
+    let by_name = "\"localhost:1\"".to_owned();
+    let isobar = Isobar::start(&web("", &[backend.entry(), by_name]));
     let samples = checked(&isobar.metrics(), false);
     for family in families::ALL {
         for label in family

@@ -149,7 +149,8 @@ fn a_backend_has_an_address_and_a_weight_in_range_and_a_name_of_its_own() {
         ),
         (
             "\"127.0.0.1:65536\"",
-            "2:13: `backends` cannot be \"127.0.0.1:65536\": expected IP:PORT, [IP6]:PORT or unix:PATH",
+            "2:13: `backends` cannot be \"127.0.0.1:65536\": expected IP:PORT, [IP6]:PORT, NAME:PORT, \
+             srv:NAME or unix:PATH",
         ),
     ] {
         let text = format!(
@@ -180,18 +181,6 @@ fn an_address_is_bound_by_one_listener_only() {
     }
 }
 
-/// The keys that come with a later version are refused by name, not passed over: whoever
-/// writes `resolve` wants no other addresses.
-#[test]
-fn what_a_later_version_brings_is_refused() {
-    let later = "is not available in this version of isobar yet";
-    let of_pool = ["resolve = \"ipv4\""];
-    for line in of_pool {
-        let key = line.split(' ').next().expect("a key");
-        refused(&in_pool(line), &[&format!("lb.toml:10:1: `{key}` {later}")]);
-    }
-}
-
 #[test]
 fn what_is_out_of_scope_says_so() {
     for line in ["tls = true", "stick_table = \"ip\"", "udp = true"] {
@@ -215,7 +204,7 @@ pool = "wbe"
 [pool.web]
 blance = "first"
 idle_timeout = 1h
-backends = [{ address = "127.0.0.1:1", weight = 1001 }, "app.internal:80"]
+backends = [{ address = "127.0.0.1:1", weight = 1001 }, "app_1.internal:80"]
 [pool.web]
 [pool."bad name"]
 backends = ["127.0.0.1:1"]
@@ -231,8 +220,8 @@ backends = ["127.0.0.1:1"]
             "lb.toml:9:1: unknown key `blance` in [pool.web], did you mean `balance`?",
             "lb.toml:10:16: text is written in quotes: \"1h\"",
             "lb.toml:11:49: `weight` must be a whole number from 0 to 1000, not 1001",
-            "lb.toml:11:57: `backends` cannot be \"app.internal:80\": host names are not \
-             available in this version of isobar yet: write the IP address",
+            "lb.toml:11:57: `backends` cannot be \"app_1.internal:80\": a host name has no \
+             underscore",
             "lb.toml:12:7: `web` is here twice: [pool.web] begins in line 8 already",
             "lb.toml:13:7: \"bad name\" is no name: a name has 1 to 64 characters out of A-Z, \
              a-z, 0-9, `_`, `.` and `-`",

@@ -30,7 +30,9 @@ impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
         let status = match refused {
             Refused::NoBackend { .. } => StatusCode::NOT_FOUND,
-            Refused::Duplicate { .. } | Refused::HoldsNothing(_) => StatusCode::CONFLICT,
+            Refused::Duplicate { .. } | Refused::OfName { .. } | Refused::HoldsNothing(_) => {
+                StatusCode::CONFLICT
+            }
         };
         Self::new(status, refused.to_string())
     }

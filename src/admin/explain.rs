@@ -21,7 +21,7 @@ use crate::balance::Score;
 use crate::conn::way::Routed;
 use crate::listener::Listening;
 use crate::metrics::Rejected;
-use crate::net::Address;
+use crate::net::{Address, Location};
 use crate::pool::explain::{
     BackendStep, Explanation, Key, Outcome, Planned, PoolStep, Rest, Verdict, Whom,
 };
@@ -96,7 +96,7 @@ struct KeyAnswer {
 #[derive(Debug, Serialize)]
 struct BackendAnswer {
     backend: Arc<str>,
-    address: Address,
+    address: Location,
     state: State,
     /// Since when it is in that state.
     since: At,
@@ -139,7 +139,7 @@ struct ScoreAnswer {
 struct Attempt {
     attempt: usize,
     backend: Arc<str>,
-    address: Address,
+    address: Location,
     /// What the access log would say.
     pick: String,
 }
@@ -151,7 +151,7 @@ struct Ending {
     result: &'static str,
     pool: Option<Arc<str>>,
     backend: Option<Arc<str>>,
-    address: Option<Address>,
+    address: Option<Location>,
     pick: Option<String>,
     /// How many are held before it.
     ahead: Option<usize>,
@@ -326,7 +326,7 @@ impl BackendAnswer {
         let attempt = attempt.filter(|_| step.certain);
         Self {
             backend: Arc::clone(&view.backend.name),
-            address: view.backend.address.clone(),
+            address: view.backend.location.clone(),
             state: view.state,
             since: At(view.since),
             weight: view.settings.weight,
@@ -389,7 +389,7 @@ impl Attempt {
         Self {
             attempt: index + 1,
             backend: Arc::clone(&planned.backend.name),
-            address: planned.backend.address.clone(),
+            address: planned.backend.location.clone(),
             pick: planned.pick.to_string(),
         }
     }
@@ -404,7 +404,7 @@ impl Ending {
                 result: "backend",
                 pool: Some(Arc::clone(&step.pool.name)),
                 backend: Some(Arc::clone(&first.backend.name)),
-                address: Some(first.backend.address.clone()),
+                address: Some(first.backend.location.clone()),
                 pick: Some(first.pick.to_string()),
                 ..Self::default()
             },

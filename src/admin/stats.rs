@@ -16,7 +16,7 @@ use super::{Configured, Running};
 use crate::listener::{Listener, Listening};
 use crate::metrics::histogram::Summary;
 use crate::metrics::{Counter, Ended, ListenerCounters, PerCore, Rejected, Replayed};
-use crate::net::Address;
+use crate::net::{Address, Location};
 use crate::pool::overrides::Override;
 use crate::pool::{
     Backend, BackendCounters, BackendView, CheckResult, Overview, Pool, PoolCounters, State,
@@ -112,7 +112,7 @@ struct PoolStats {
 
 #[derive(Debug, Serialize)]
 pub(super) struct BackendStats {
-    address: Address,
+    address: Location,
     state: State,
     admin: &'static str,
     checks: &'static str,
@@ -356,7 +356,7 @@ pub(super) fn of_backend(
     let sum =
         |count: fn(&BackendCounters) -> &Counter| backend.counters.sum(|cell| count(cell).value());
     BackendStats {
-        address: backend.address.clone(),
+        address: backend.location.clone(),
         state: view.state,
         admin: view.admin.as_str(),
         checks: view.checks.as_str(),

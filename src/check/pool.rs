@@ -98,7 +98,7 @@ impl Running {
 
     fn begin(&mut self, backend: &Arc<Backend>, position: usize, of: usize) {
         let stop = self.stop.child_token();
-        let target = Target::new(Arc::clone(&self.check), &backend.address);
+        let target = Target::new(Arc::clone(&self.check), backend.address());
         let first = first_delay(position, of, &self.pool.settings().health);
         let subject = Checked {
             pool: Arc::clone(&self.pool),

@@ -170,6 +170,7 @@ pub(super) fn pool(name: &str, of: &Scope<'_>) -> Pool {
         backends: backends(of)
             .filter_map(|(scope, _)| backend(&scope))
             .collect(),
+        resolve: of.choice("resolve"),
         fallback: reference(of, "fallback"),
         connect_timeout: of.get("connect_timeout"),
         connect_attempts: of.get("connect_attempts"),

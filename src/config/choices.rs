@@ -1,7 +1,7 @@
 //! The words of the file that stand for one of a few: each enum lists its own once.
 
 use super::{
-    Balance, HashKey, LatencyOf, Level, LogFormat, ProxyProtocol, RelayEngine, SendProxy,
+    Balance, HashKey, LatencyOf, Level, LogFormat, ProxyProtocol, RelayEngine, Resolve, SendProxy,
     WhenAllDown,
 };
 
@@ -71,6 +71,14 @@ impl Choice for Balance {
         (Self::RandomTwo.as_str(), Self::RandomTwo),
         (Self::LeastLatency.as_str(), Self::LeastLatency),
         (Self::First.as_str(), Self::First),
+    ];
+}
+
+impl Choice for Resolve {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("any", Self::Any),
+        ("ipv4", Self::Ipv4),
+        ("ipv6", Self::Ipv6),
     ];
 }
 

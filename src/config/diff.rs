@@ -25,7 +25,7 @@ pub use listeners::{Pair, same_listeners};
 use super::fields::{self, Effect, Field};
 use super::hidden::BLANK;
 use super::{Backend, Balance, Listener, Loaded, Pool, env};
-use crate::net::Address;
+use crate::net::{Address, Location};
 
 /// One of two configurations: a file, with its pools as they are in force.
 #[derive(Clone, Copy, Debug)]
@@ -137,7 +137,7 @@ impl BackendDiff {
 }
 
 /// Addresses are one where they are written alike: a mapped one is IPv4.
-fn same_address(one: &Address, other: &Address) -> bool {
+fn same_address(one: &Location, other: &Location) -> bool {
     one == other || one.to_string() == other.to_string()
 }
 

@@ -18,7 +18,7 @@ use super::{
     Backend, Balance, HashKey, OnBackendDown, ProxyProtocol, WhenAllDown, on_backend_down, routes,
     sources,
 };
-use crate::net::Address;
+use crate::net::{Address, Location};
 
 /// Throws every warning at the sink.
 pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
@@ -36,6 +36,7 @@ pub(super) fn check(file: &File<'_>, sink: &mut Sink<'_>) {
         idle.sockets(pool, &clients);
         sources::check(pool, sink);
         backends(pool, sink);
+        service_weights(pool, sink);
         times(&pool.scope.sub("health"), sink);
     }
     idle.finish(file.pools.len(), sink);
@@ -171,7 +172,7 @@ fn backends(pool: &Named<'_>, sink: &mut Sink<'_>) {
 /// A Unix socket has no port that could be checked instead.
 fn check_port(pool: &Named<'_>, backends: &[Backend], sink: &mut Sink<'_>) {
     let health = pool.scope.sub("health");
-    let unix = |backend: &(&Backend, Scope<'_>)| matches!(backend.0.address, Address::Unix(_));
+    let unix = |backend: &(&Backend, Scope<'_>)| backend.0.address.is_unix();
     let port = health
         .written("port")
         .filter(|_| health.get::<u16>("port") > 0);
@@ -181,6 +182,29 @@ fn check_port(pool: &Named<'_>, backends: &[Backend], sink: &mut Sink<'_>) {
         let message = format!("`port` has no effect on backend `{name}`, a Unix socket");
         sink.warn(at.span.clone(), message);
     }
+}
+
+/// The records of a service have weights of their own; only a 0 here holds beside them.
+fn service_weights(pool: &Named<'_>, sink: &mut Sink<'_>) {
+    for (scope, _) in build::backends(&pool.scope) {
+        let address: Option<Location> = scope.given("address");
+        let weight = scope
+            .own("weight")
+            .filter(|_| scope.get::<u32>("weight") > 0);
+        if let (Some(Location::Service(_)), Some(at)) = (address, weight) {
+            let message = "`weight` has no effect here: the SRV records of the service say it";
+            sink.warn(at.span.clone(), message);
+        }
+    }
+}
+
+/// Whether a backend is a name, or could be one, as it could not be read.
+fn stands_for_others(pool: &Scope<'_>) -> bool {
+    let is_name = |(backend, _): (Scope<'_>, _)| {
+        let address: Option<Location> = backend.given("address");
+        address.is_none_or(|address| address.is_name())
+    };
+    pool.own("backends").is_some_and(has_faulty) || build::backends(pool).any(is_name)
 }
 
 /// Check times that contradict each other.
@@ -235,6 +259,9 @@ impl<'a> Idle<'a> {
             let keys = ["eject_for", "max_ejected_percent"];
             self.keys(&outlier, &keys, "with consecutive_failures = 0");
         }
+        if !stands_for_others(pool) {
+            self.keys(pool, &["resolve"], "without a host name in `backends`");
+        }
         let hold = pool.sub("hold");
         if hold.get::<usize>("max") == 0 {
             self.keys(&hold, &["timeout"], "with max = 0");
@@ -274,8 +301,8 @@ impl<'a> Idle<'a> {
             self.keys(scope, &["balance"], why);
         }
         let is_unix = |(backend, _): (Scope<'_>, _)| {
-            let address: Option<Address> = backend.given("address");
-            matches!(address, Some(Address::Unix(_)))
+            let address: Option<Location> = backend.given("address");
+            address.is_some_and(|address| address.is_unix())
         };
         if build::backends(scope).all(is_unix) {
             let why = "as all listeners and backends of this pool are Unix sockets";

@@ -17,7 +17,7 @@ use super::{
     AccessSink, Admin, Backend, Hash, Health, HealthKind, HealthTls, Hold, Latency, Listener, Log,
     Outlier, Pool, Rate, Replay, Route, Runtime, build,
 };
-use crate::net::Address;
+use crate::net::{Address, Location};
 
 /// When a changed key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -209,6 +209,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
         name: _,
         balance,
         backends: _,
+        resolve,
         fallback,
         connect_timeout,
         connect_attempts,
@@ -236,6 +237,7 @@ pub(super) fn pool(of: &Pool) -> Vec<Field> {
     let mut fields = vec![
         new_connections("balance", word(*balance)),
         at_once("backends", None),
+        at_once("resolve", word(*resolve)),
         new_connections("fallback", text(fallback.as_deref().unwrap_or_default())),
         new_connections("connect_timeout", duration(*connect_timeout)),
         new_connections("connect_attempts", count(*connect_attempts)),
@@ -440,7 +442,7 @@ pub(super) fn plain_route() -> Route {
 pub(super) fn plain_backend() -> Backend {
     Backend {
         name: "".into(),
-        address: Address::Unix("".into()),
+        address: Location::Address(Address::Unix("".into())),
         weight: 1,
         max_connections: 0,
         backup: false,
@@ -491,7 +493,7 @@ mod tests {
         for table in all_tables() {
             for key in table.keys {
                 let answered = effect(table.header, key.name).is_some();
-                let asked = !matches!(key.kind, Kind::Later | Kind::Table(_));
+                let asked = !matches!(key.kind, Kind::Table(_));
                 assert_eq!(answered, asked, "{}: {}", table.header, key.name);
             }
         }

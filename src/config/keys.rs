@@ -92,8 +92,6 @@ pub(super) enum Kind {
     Table(&'static Table),
     /// Tables by a name of the operator's choice.
     Named(&'static Table),
-    /// Known, but not available yet.
-    Later,
 }
 
 /// Reads a string, or says what is wrong with it without repeating it.
@@ -132,7 +130,6 @@ impl Kind {
             Self::Tables(table) => format!("a list of tables, [[{}]]", table.header),
             Self::Table(table) => format!("a table, [{}]", table.header),
             Self::Named(table) => format!("a table of tables, [{}]", table.header),
-            Self::Later => unreachable!("nothing is expected of what is not available"),
         }
     }
 }
@@ -262,14 +259,5 @@ pub(super) const fn named(name: &'static str, table: &'static Table) -> Key {
         kind: Kind::Named(table),
         default: "{}",
         doc: table.doc,
-    }
-}
-
-pub(super) const fn later(name: &'static str) -> Key {
-    Key {
-        name,
-        kind: Kind::Later,
-        default: "",
-        doc: "",
     }
 }

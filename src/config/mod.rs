@@ -58,7 +58,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hello::NamePattern;
-use crate::net::{Address, Cidr, Source};
+use crate::net::{Address, Cidr, Location, Source};
 
 pub use faults::{Faults, Problem, Severity};
 pub use fields::Effect;
@@ -294,6 +294,8 @@ pub struct Pool {
     pub balance: Balance,
     /// The backends, in file order.
     pub backends: Vec<Backend>,
+    /// Which addresses of a name are used. Default any.
+    pub resolve: Resolve,
     /// The pool that takes what this one cannot take now. Default none.
     pub fallback: Option<Arc<str>>,
     /// Of each attempt; 0: the kernel's. Default 3 s.
@@ -402,14 +404,39 @@ pub enum Replay {
 pub struct Backend {
     /// Its name; the address as written where the file gives none.
     pub name: Arc<str>,
-    /// Where it is dialled.
-    pub address: Address,
+    /// Where it is dialled, or the name whose addresses are.
+    pub address: Location,
     /// Share of the connections, 0 to 1000; 0: no new ones. Default 1.
     pub weight: u32,
     /// Connections at once; 0: no limit. Default 0.
     pub max_connections: u32,
     /// Used only while no other can take a connection. Default false.
     pub backup: bool,
+}
+
+/// `pool.NAME.resolve`: which addresses of a name are used.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Resolve {
+    /// All of them.
+    Any,
+    /// Those of IPv4.
+    Ipv4,
+    /// Those of IPv6.
+    Ipv6,
+}
+
+impl Resolve {
+    /// Whether it has a use for this address.
+    pub fn takes(self, ip: std::net::IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Ipv4 => ip.is_ipv4(),
+            Self::Ipv6 => ip.is_ipv6(),
+        }
+    }
 }
 
 /// `pool.NAME.when_all_down`.

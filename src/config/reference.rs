@@ -16,7 +16,6 @@ pub fn reference() -> String {
         for key in table.keys.iter().filter(|key| is_row(key)) {
             out += &row(table, key);
         }
-        out += &not_yet(table);
         out += "\n";
     }
     out.truncate(out.trim_end().len());
@@ -26,7 +25,6 @@ pub fn reference() -> String {
 /// Sub-tables have sections of their own, except the one that `[defaults]` is for.
 fn is_row(key: &Key) -> bool {
     match key.kind {
-        Kind::Later => false,
         Kind::Table(table) => table.header == "pool.NAME",
         _ => true,
     }
@@ -67,18 +65,6 @@ fn takes(kind: &Kind) -> String {
 fn quoted(words: &[&str]) -> String {
     let words: Vec<_> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
     words.join(", ")
-}
-
-fn not_yet(table: &Table) -> String {
-    let keys = table
-        .keys
-        .iter()
-        .filter(|key| matches!(key.kind, Kind::Later));
-    let names: Vec<_> = keys.map(|key| format!("`{}`", key.name)).collect();
-    match names.is_empty() {
-        true => String::new(),
-        false => format!("\nNot available yet, and refused: {}.\n", names.join(", ")),
-    }
 }
 
 #[cfg(test)]

@@ -186,6 +186,9 @@ impl Writer<'_> {
         let plain = build::pool("", &Scope::new(&POOL, None, None));
         self.text("balance", pool.balance.word());
         self.backends(&pool.backends);
+        if pool.resolve != plain.resolve || pool.backends.iter().any(|b| b.address.is_name()) {
+            self.text("resolve", pool.resolve.word());
+        }
         self.text("fallback", pool.fallback.as_deref().unwrap_or_default());
         self.duration("connect_timeout", pool.connect_timeout);
         self.count("connect_attempts", pool.connect_attempts);
@@ -201,8 +204,8 @@ impl Writer<'_> {
         self.duration("max_age", pool.max_age);
         self.text("send_proxy", pool.send_proxy.word());
         self.duration("quiet", pool.quiet);
-        let is_ip = |backend: &Backend| matches!(backend.address, Address::Ip(_));
-        if pool.backends.iter().any(is_ip) || !pool.source_addresses.is_empty() {
+        let is_unix = |b: &Backend| matches!(b.address.address(), Some(Address::Unix(_)));
+        if !pool.backends.iter().all(is_unix) || !pool.source_addresses.is_empty() {
             let sources: Vec<_> = pool
                 .source_addresses
                 .iter()
@@ -448,7 +451,10 @@ fn has_tcp(config: &Config, pool: &Pool) -> bool {
     listeners.peek().is_none()
         || fallback
         || listeners.any(|listener| listener.bind.iter().any(is_ip))
-        || pool.backends.iter().any(|backend| is_ip(&backend.address))
+        || pool
+            .backends
+            .iter()
+            .any(|backend| !backend.address.is_unix())
 }
 
 /// Whether a pool that clients of this listener may come to hashes by the name they ask for.

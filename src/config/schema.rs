@@ -12,7 +12,7 @@ use super::faults::Sink;
 use super::keys::{Key, Kind, Table};
 use super::source::Source;
 use super::tables::{BACKEND, ROOT};
-use super::texts::{NAME_RULE, NOT_YET, is_name};
+use super::texts::{NAME_RULE, is_name};
 use super::value::{At, Section, Value};
 use super::{env, scalar, suggest};
 
@@ -75,10 +75,7 @@ impl Reader<'_, '_> {
                 }
                 continue;
             };
-            let mut read = match key.kind {
-                Kind::Later => self.later(key, name.span()),
-                _ => self.within(key.name, |reader| reader.value(key, value)),
-            };
+            let mut read = self.within(key.name, |reader| reader.value(key, value));
             if matches!(read.value, Value::Section(_)) {
                 read.span = name.span();
             }
@@ -116,12 +113,6 @@ impl Reader<'_, '_> {
         let value = read(self);
         self.header.pop();
         value
-    }
-
-    fn later(&mut self, key: &Key, span: Range<usize>) -> At<Value> {
-        let message = format!("`{}` is {NOT_YET}", key.name);
-        self.sink.fault(span.clone(), message);
-        faulty(span)
     }
 
     /// The value of a key; a fault is reported and leaves [`Value::Faulty`].

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use super::Resolve;
 use super::build::{self, Named};
 use super::faults::Sink;
 use super::value::At;
-use crate::net::Address;
+use crate::net::{Address, Location};
 
 /// The key.
 pub(super) const KEY: &str = "source_address";
@@ -14,16 +15,16 @@ pub(super) const KEY: &str = "source_address";
 /// looked at for what a pool lacks alone.
 pub(super) fn check(pool: &Named<'_>, sink: &mut Sink<'_>) {
     let all: Vec<At<IpAddr>> = pool.scope.given(KEY).unwrap_or_default();
+    let resolve = pool.scope.choice("resolve");
     let backends: Vec<_> = build::backends(&pool.scope)
-        .filter_map(|(scope, _)| Some((scope.given::<Address>("address")?, scope)))
+        .filter_map(|(scope, _)| Some((Kin::of(&scope.given("address")?, resolve), scope)))
         .collect();
     let Some(first) = all.first().filter(|_| !backends.is_empty()) else {
         return;
     };
     let own = pool.scope.own(KEY);
     let place = own.map_or(&pool.place, |at| &at.span).clone();
-    let is_unix = |(address, _): &(Address, _)| address.ip().is_none();
-    if backends.iter().all(is_unix) {
+    if backends.iter().all(|(kin, _)| *kin == Kin::Unix) {
         if own.is_some() {
             let message =
                 format!("`{KEY}` has no effect: all backends of this pool are Unix sockets");
@@ -33,9 +34,7 @@ pub(super) fn check(pool: &Named<'_>, sink: &mut Sink<'_>) {
     }
     for family in [Family::V4, Family::V6] {
         let has_source = all.iter().any(|ip| family.has(ip.value));
-        let mut of_it = backends
-            .iter()
-            .filter(|(address, _)| address.ip().is_some_and(|ip| family.has(ip)));
+        let mut of_it = backends.iter().filter(|(kin, _)| *kin == Kin::Of(family));
         if let (false, Some((_, scope))) = (has_source, of_it.next()) {
             let name = build::backend_name(scope).unwrap_or_default();
             let name = build::shown_name(scope, &name);
@@ -52,11 +51,10 @@ pub(super) fn check(pool: &Named<'_>, sink: &mut Sink<'_>) {
 }
 
 /// Addresses that no connection can come from, or that stand there again.
-fn without_use<T>(all: &[At<IpAddr>], backends: &[(Address, T)], sink: &mut Sink<'_>) {
+fn without_use<T>(all: &[At<IpAddr>], backends: &[(Kin, T)], sink: &mut Sink<'_>) {
     for (index, ip) in all.iter().enumerate() {
         let family = Family::of(ip.value);
-        let mut addresses = backends.iter().filter_map(|(address, _)| address.ip());
-        let message = if !addresses.any(|ip| family.has(ip)) {
+        let message = if !backends.iter().any(|(kin, _)| kin.may_be(family)) {
             let family = family.as_str();
             format!("this has no effect: no backend of this pool has an {family} address")
         } else if all[..index].iter().any(|other| other.value == ip.value) {
@@ -68,7 +66,32 @@ fn without_use<T>(all: &[At<IpAddr>], backends: &[(Address, T)], sink: &mut Sink
     }
 }
 
-#[derive(Clone, Copy)]
+/// What a backend's address is, as far as the file tells.
+#[derive(Clone, Copy, PartialEq)]
+enum Kin {
+    Unix,
+    Of(Family),
+    /// Of a name, as DNS will have it.
+    Either,
+}
+
+impl Kin {
+    fn of(location: &Location, resolve: Resolve) -> Self {
+        match (location, resolve) {
+            (Location::Address(Address::Unix(_)), _) => Self::Unix,
+            (Location::Address(Address::Ip(address)), _) => Self::Of(Family::of(address.ip())),
+            (_, Resolve::Ipv4) => Self::Of(Family::V4),
+            (_, Resolve::Ipv6) => Self::Of(Family::V6),
+            (_, Resolve::Any) => Self::Either,
+        }
+    }
+
+    fn may_be(self, family: Family) -> bool {
+        self == Self::Either || self == Self::Of(family)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
 enum Family {
     V4,
     V6,

@@ -1,6 +1,6 @@
 //! What somebody meant who wrote a name that does not exist.
 
-use super::keys::{Kind, Table};
+use super::keys::Table;
 use super::tables::all_tables;
 
 /// The known name closest to `written`, if one is close.
@@ -120,10 +120,7 @@ const WORD_ALIASES: &[(&str, &str)] = &[
 /// The table in which there is such a key.
 fn elsewhere(name: &str) -> Option<String> {
     let wanted = plain(name);
-    let has_it = |table: &&&Table| {
-        let key = table.key(&wanted);
-        key.is_some_and(|key| !matches!(key.kind, Kind::Later))
-    };
+    let has_it = |table: &&&Table| table.key(&wanted).is_some();
     let tables = all_tables();
     let other = tables.iter().find(has_it)?;
     Some(format!(", `{wanted}` belongs in [{}]", other.header))

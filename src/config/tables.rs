@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::choices::{CheckKind, words};
 use super::clients;
 use super::keys::{
-    ANY, Key, Kind, MILLISECOND, Table, Zero, count, flag, interval, later, named, table, text,
-    timeout, word,
+    ANY, Key, Kind, MILLISECOND, Table, Zero, count, flag, interval, named, table, text, timeout,
+    word,
 };
 use super::texts;
 use super::{
-    Balance, HashKey, LatencyOf, Level, LogFormat, ProxyProtocol, RelayEngine, SendProxy,
+    Balance, HashKey, LatencyOf, Level, LogFormat, ProxyProtocol, RelayEngine, Resolve, SendProxy,
     WhenAllDown, on_backend_down, sources,
 };
 
@@ -333,6 +333,12 @@ pub(super) static POOL: Table = Table {
             default: "[]",
             doc: "The backends: addresses, or tables as below, in any mixture. An empty list is allowed: clients are held.",
         },
+        word(
+            "resolve",
+            words::<Resolve>,
+            "\"any\"",
+            "Which addresses of a host name or a service are used: all of them, or those of IPv4 or IPv6 alone.",
+        ),
         text(
             "fallback",
             ("the name of a pool", texts::pool_name),
@@ -458,7 +464,6 @@ pub(super) static POOL: Table = Table {
         table("health", &HEALTH),
         table("outlier", &OUTLIER),
         table("hold", &HOLD),
-        later("resolve"),
     ],
 };
 
@@ -470,11 +475,11 @@ pub(super) static BACKEND: Table = Table {
         Key {
             name: "address",
             kind: Kind::Text {
-                what: "an address such as \"10.0.0.11:80\", \"[fd00::1]:80\" or \"unix:/path\"",
+                what: "an address such as \"10.0.0.11:80\", \"[fd00::1]:80\", \"app.internal:80\", \"srv:_pg._tcp.example.com\" or \"unix:/path\"",
                 read: texts::backend_address,
             },
             default: "",
-            doc: "Where it is dialled.",
+            doc: "Where it is dialled. A host name with a port, or a service with `srv:` before its name, stands for its addresses, see below.",
         },
         text(
             "name",

@@ -7,7 +7,7 @@ use super::AccessSink;
 use super::units;
 use super::value::Value;
 use crate::hello::NamePattern;
-use crate::net::{Address, canonical};
+use crate::net::{Address, AddressError, HostName, Location, LocationError, canonical};
 
 type Reading = Result<Value, String>;
 
@@ -182,6 +182,7 @@ pub(super) fn bind_address(text: &str) -> Reading {
             text.strip_prefix("localhost:")
                 .map(|port| format!("127.0.0.1:{port}")),
         )),
+        Err(Refused::Form) => Err(AddressError::Form.to_string()),
         Err(Refused::Said(message)) => Err(message),
     }
 }
@@ -212,22 +213,55 @@ pub(super) fn source_address(text: &str) -> Reading {
     Ok(Value::Ip(ip))
 }
 
-/// An address to dial.
+/// An address to dial, or a name that stands for some.
 pub(super) fn backend_address(text: &str) -> Reading {
-    if text.starts_with("srv:") {
-        return Err(format!("SRV names are {NOT_YET}"));
-    }
-    match address(text) {
-        Ok(address) if address.port() == Some(0) => Err("a backend needs a port".to_owned()),
-        Ok(address) => Ok(Value::Address(address, text.to_owned())),
-        Err(Refused::HostName) => Err(format!("host names are {NOT_YET}: write the IP address")),
-        Err(Refused::Said(message)) => Err(message),
+    let location = if text.starts_with("srv:") {
+        text.parse().map_err(|error| service_fault(text, error))?
+    } else {
+        match address(text) {
+            Ok(address) if address.port() == Some(0) => {
+                return Err(LocationError::Port.to_string());
+            }
+            Ok(address) => Location::Address(address),
+            Err(Refused::HostName | Refused::Form) => {
+                text.parse().map_err(|error| host_fault(text, error))?
+            }
+            Err(Refused::Said(message)) => return Err(message),
+        }
+    };
+    Ok(Value::Location(location, text.to_owned()))
+}
+
+fn service_fault(text: &str, error: LocationError) -> String {
+    let instead = match (error, text.rsplit_once(':')) {
+        (LocationError::ServicePort, Some((service, _))) => Some(service.to_owned()),
+        _ => None,
+    };
+    meant(&error.to_string(), instead)
+}
+
+fn host_fault(text: &str, error: LocationError) -> String {
+    // A name alone lacks its port; labels with underscores are those of a service.
+    let bare = HostName::of_host(text).is_ok();
+    match (error, text.rsplit_once(':')) {
+        (LocationError::Form, _) if bare => {
+            meant("a backend needs a port", Some(format!("{text}:80")))
+        }
+        (LocationError::Characters, Some((host, _))) if HostName::of_service(host).is_ok() => {
+            let instead = host.starts_with('_').then(|| format!("srv:{host}"));
+            meant("a host name has no underscore", instead)
+        }
+        // An address with a slip in it.
+        (LocationError::Number, _) => LocationError::Form.to_string(),
+        _ => error.to_string(),
     }
 }
 
 enum Refused {
-    /// `NAME:PORT`, which some keys will take one day.
+    /// `NAME:PORT`, which only backends may be.
     HostName,
+    /// Nothing that is written in one of the ways there are.
+    Form,
     Said(String),
 }
 
@@ -250,6 +284,7 @@ fn address(text: &str) -> Result<Address, Refused> {
                 Some(meant_address),
             ))),
             None if is_host_and_port(text) => Err(Refused::HostName),
+            None if error == AddressError::Form => Err(Refused::Form),
             None => Err(Refused::Said(error.to_string())),
         },
     }
@@ -338,22 +373,31 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_by_name_is_refused_as_not_available_yet() {
+    fn a_backend_may_be_a_name_but_only_a_proper_one() {
         for text in [
             "app.internal:80",
             "localhost:80",
             "srv:_pg._tcp.example.com",
         ] {
-            assert!(refusal(backend_address(text)).contains(NOT_YET), "{text}");
+            assert!(backend_address(text).is_ok(), "{text}");
+            assert!(bind_address(text).is_err(), "{text}");
         }
-        assert!(refusal(backend_address("udp://10.0.0.1:53")).contains("out of scope"));
-        assert_eq!(
-            refusal(backend_address("10.0.0.1:0")),
-            "a backend needs a port"
-        );
-        for text in ["10.0.0.256:80", "10.0.0.1:65536", "", "a b:80"] {
+        for (text, expected) in [
+            ("udp://10.0.0.1:53", "out of scope"),
+            ("10.0.0.1:0", "a backend needs a port"),
+            ("app.internal:0", "a backend needs a port"),
+            ("app.internal", "did you mean \"app.internal:80\"?"),
+            ("_pg._tcp.x:80", "did you mean \"srv:_pg._tcp.x\"?"),
+            ("app_1.internal:80", "a host name has no underscore"),
+            ("srv:_pg._tcp.x:80", "did you mean \"srv:_pg._tcp.x\"?"),
+            ("srv:a b", "letters, digits and hyphens"),
+            ("a b:80", "letters, digits and hyphens"),
+            ("10.0.0.256:80", "expected IP:PORT"),
+            ("10.0.0.1:65536", "expected IP:PORT"),
+            ("", "expected IP:PORT"),
+        ] {
             let message = refusal(backend_address(text));
-            assert!(message.starts_with("expected IP:PORT"), "{text}: {message}");
+            assert!(message.contains(expected), "{text}: {message}");
         }
     }
 

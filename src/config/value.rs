@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::keys::{Key, Kind, Table};
 use super::{AccessSink, Rate, Replay, schema};
 use crate::hello::NamePattern;
-use crate::net::{Address, Cidr, Source};
+use crate::net::{Address, Cidr, Location, Source};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub(super) enum Value {
     Ip(IpAddr),
     /// With its text: an unnamed backend is named as it is written.
     Address(Address, String),
+    /// The same of a backend.
+    Location(Location, String),
     /// `""` where an address or a rate may be left out.
     Off,
     /// And whether bits behind the prefix were given, which do not count.
@@ -105,7 +107,8 @@ take! {
     NonZeroU32: Value::Count(count) => u32::try_from(*count).ok().and_then(Self::new);
     f64: Value::Share(share) => Some(*share);
     NamePattern: Value::Name(pattern) => Some(pattern.clone());
-    String: Value::Text(text) | Value::Address(_, text) => Some(text.clone());
+    String: Value::Text(text) | Value::Address(_, text) | Value::Location(_, text) => Some(text.clone());
+    Location: Value::Location(location, _) => Some(location.clone());
     Duration: Value::Duration(duration) => Some(*duration);
     Rate: Value::Rate(rate) => Some(*rate);
     IpAddr: Value::Ip(ip) => Some(*ip);

@@ -221,7 +221,7 @@ impl<'a> Connector<'a> {
         fault::point("connect", self.record.listener());
         let started = Instant::now();
         let liveness = super::liveness(settings);
-        let address = lease.backend().address.clone();
+        let address = lease.backend().address().clone();
         let sources = Sources::new(&settings.source_addresses, &pool.source_turns);
         let dial = pin!(dial_within(
             self.timers,
@@ -270,7 +270,7 @@ impl<'a> Connector<'a> {
             id = self.record.entry_ref().id(),
             pool = &*pool.name,
             backend = &*lease.backend().name,
-            address = %lease.backend().address,
+            address = %lease.backend().location,
             %error,
             suppressed,
             "connect failed"
@@ -283,7 +283,7 @@ impl<'a> Connector<'a> {
             tracing::warn!(
                 pool = &*pool.name,
                 backend = &*lease.backend().name,
-                address = %lease.backend().address,
+                address = %lease.backend().address(),
                 %error,
                 suppressed,
                 "cannot connect: a fault of this machine"

@@ -228,7 +228,7 @@ impl Record {
             client: entry.client().clone(),
             pool: Arc::clone(&lease.pool().name),
             backend: Arc::clone(&backend.name),
-            backend_address: backend.address.clone(),
+            backend_address: backend.address().clone(),
             accepted_at: self.accepted_at(),
             age: now.saturating_duration_since(entry.accepted()),
             idle: now.saturating_duration_since(entry.last_moved()),

@@ -135,7 +135,7 @@ fn note(lease: &Lease, pool: &Pool, broke: Option<Ended>, id: u64) {
         id,
         pool = &*pool.name,
         backend = &*lease.backend().name,
-        address = %lease.backend().address,
+        address = %lease.backend().address(),
         by = if broke.is_some() { "reset" } else { "close" },
         suppressed,
         "ended before the first byte"

@@ -291,11 +291,11 @@ fn filter(level: Level, wanted: Option<&str>) -> (EnvFilter, Option<String>) {
 /// level is.
 fn directives(level: Level) -> &'static str {
     match level {
-        Level::Error => "error,isobar::audit=info",
-        Level::Warn => "warn,isobar::audit=info",
-        Level::Info => "warn,isobar=info",
-        Level::Debug => "warn,isobar=debug",
-        Level::Trace => "warn,isobar=trace",
+        Level::Error => "error,isobar::audit=info,hickory_net=off,hickory_resolver=off",
+        Level::Warn => "warn,isobar::audit=info,hickory_net=off,hickory_resolver=off",
+        Level::Info => "warn,isobar=info,hickory_net=off,hickory_resolver=off",
+        Level::Debug => "warn,isobar=debug,hickory_net=off,hickory_resolver=off",
+        Level::Trace => "warn,isobar=trace,hickory_net=off,hickory_resolver=off",
     }
 }
 

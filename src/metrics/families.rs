@@ -3,7 +3,7 @@
 //! The exporter takes names and label names from here, `docs/metrics.md` is written from here,
 //! and tests compare what is exported with it. A new metric begins with a line in [`ALL`].
 
-use super::names::{ConnectFailure, Ended, Failure, Rejected, Replayed};
+use super::names::{ConnectFailure, Ended, Failure, Lookup, Rejected, Replayed};
 
 /// What a family measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +180,9 @@ families! {
     CONNECTION_DURATION_SECONDS: Histogram "isobar_connection_duration_seconds" [POOL];
     /// Time that connections waited for a backend, of those that did.
     HOLD_SECONDS: Histogram "isobar_hold_seconds" [POOL];
+
+    /// Questions to DNS for backends by name, by what came of them.
+    DNS_LOOKUPS: Counter "isobar_dns_lookups_total" [any("name"), one_of("result", Lookup::WORDS)];
 
     /// Payload that was moved by splice(2), never copied.
     SPLICED_BYTES: Counter "isobar_spliced_bytes_total" [];

@@ -149,3 +149,17 @@ words! {
         Exhausted = "exhausted",
     }
 }
+
+words! {
+    /// What came of a question to DNS.
+    Lookup {
+        /// Addresses, or some of them.
+        Answered = "answered",
+        /// The name is not there, or has no address.
+        Absent = "absent",
+        /// Nothing in time.
+        Timeout = "timeout",
+        /// A fault of a server, or none that can be asked.
+        Failed = "failed",
+    }
+}

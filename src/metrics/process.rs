@@ -7,12 +7,15 @@ use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
 use super::counters::{Counter, PerCore};
+use super::lookups::Lookups;
 
 /// Counts of the process.
 #[derive(Debug)]
 pub struct Process {
     /// Bytes that were spliced.
     pub spliced: PerCore<Counter>,
+    /// Questions to DNS.
+    pub lookups: Lookups,
     cores: Box<[CachePadded<CoreGauges>]>,
     emptied: Notify,
 }
@@ -60,6 +63,7 @@ impl Process {
     pub fn new(cores: usize) -> Self {
         Self {
             spliced: PerCore::new(cores),
+            lookups: Lookups::default(),
             cores: (0..cores).map(|_| CachePadded::default()).collect(),
             emptied: Notify::new(),
         }

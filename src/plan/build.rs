@@ -136,7 +136,7 @@ fn backend(diff: &BackendDiff, live: &LivePool) -> BackendPlan {
     let (old, new) = (diff.edit.before(), diff.edit.after());
     let name = new.or(old).map(|backend| Arc::clone(&backend.name));
     let name = name.unwrap_or_default();
-    let active = old.map_or(0, |_| live.backend(&name).active);
+    let active = old.map_or(0, |_| live.active_of(&name));
     let moves = diff.moves();
     BackendPlan {
         change: kind(&diff.edit),

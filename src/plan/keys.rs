@@ -44,17 +44,17 @@ pub(super) fn usable(old: Option<&Pool>, new: Option<&Pool>, live: &LivePool) ->
 }
 
 /// Backends that are up and take connections, backups too.
-fn before<'a>(pool: &'a Pool, live: &LivePool) -> Vec<&'a Backend> {
-    let up = |b: &&Backend| b.weight > 0 && live.backend(&b.name).state == State::Up;
-    pool.backends.iter().filter(up).collect()
+fn before(pool: &Pool, live: &LivePool) -> Vec<Backend> {
+    let up = |b: &Backend| b.weight > 0 && live.backend(&b.name).state == State::Up;
+    live.rows(pool).into_iter().filter(up).collect()
 }
 
 /// The same after the change: what is new or dialled elsewhere is taken to be up, unless an
 /// operator wants it otherwise.
-fn after<'a>(old: Option<&Pool>, new: &'a Pool, live: &LivePool) -> Vec<&'a Backend> {
-    let old = old.map_or(&[][..], |old| &old.backends);
+fn after(old: Option<&Pool>, new: &Pool, live: &LivePool) -> Vec<Backend> {
+    let old = old.map(|old| live.rows(old)).unwrap_or_default();
     let known: HashMap<_, _> = old.iter().map(|b| (&b.name, &b.address)).collect();
-    let up = |b: &&Backend| {
+    let up = |b: &Backend| {
         let state = live.backend(&b.name).state;
         b.weight > 0
             && match known.get(&b.name) {
@@ -63,10 +63,10 @@ fn after<'a>(old: Option<&Pool>, new: &'a Pool, live: &LivePool) -> Vec<&'a Back
                 Some(_) => !matches!(state, State::Draining | State::Maintenance),
             }
     };
-    new.backends.iter().filter(up).collect()
+    live.rows(new).into_iter().filter(up).collect()
 }
 
-fn racers(before: &[&Backend], after: &[&Backend]) -> Vec<Racer> {
+fn racers(before: &[Backend], after: &[Backend]) -> Vec<Racer> {
     let mut racers: Vec<Racer> = Vec::new();
     let mut index: HashMap<Arc<str>, usize> = HashMap::new();
     for backend in in_use(before) {
@@ -91,10 +91,10 @@ fn racers(before: &[&Backend], after: &[&Backend]) -> Vec<Racer> {
 }
 
 /// Backups are used only where there is nobody else.
-fn in_use<'a>(up: &[&'a Backend]) -> Vec<&'a Backend> {
-    let primaries: Vec<_> = up.iter().copied().filter(|b| !b.backup).collect();
+fn in_use(up: &[Backend]) -> Vec<&Backend> {
+    let primaries: Vec<_> = up.iter().filter(|b| !b.backup).collect();
     match primaries.is_empty() {
-        true => up.to_vec(),
+        true => up.iter().collect(),
         false => primaries,
     }
 }

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::pool::State;
+use crate::config;
+use crate::pool::names::entry_of;
+use crate::pool::overrides::Overrides;
+use crate::pool::{Names, State};
 
 /// The running balancer at one instant. What is not in it has no connections and is up.
 #[derive(Clone, Debug)]
@@ -26,6 +29,10 @@ pub struct LivePool {
     pub drain_timeout: Duration,
     /// By their names.
     pub backends: HashMap<Arc<str>, LiveBackend>,
+    /// What is known of its names.
+    pub names: Names,
+    /// Its runtime changes, for the weights of single addresses of names.
+    pub overrides: Overrides,
 }
 
 /// A running backend.
@@ -54,5 +61,18 @@ impl LivePool {
             state: State::Up,
         };
         self.backends.get(backend).copied().unwrap_or(unknown)
+    }
+
+    /// Connections of a backend, or of all addresses of a name.
+    pub(super) fn active_of(&self, backend: &str) -> u64 {
+        let of = |name: &str| name == backend || entry_of(name) == Some(backend);
+        let all = self.backends.iter().filter(|(name, _)| of(name));
+        all.map(|(_, backend)| backend.active).sum()
+    }
+
+    /// The backends of a pool, each name as the addresses that are known of it.
+    pub(super) fn rows(&self, pool: &config::Pool) -> Vec<config::Backend> {
+        let rows = self.names.rows(pool, &self.overrides).into_iter();
+        rows.map(|row| row.settings).collect()
     }
 }

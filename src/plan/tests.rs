@@ -521,6 +521,7 @@ fn live_view(of: &Loaded, counts: &[u64]) -> LiveView {
             backends: backends
                 .map(|b| (Arc::clone(&b.name), backend(count())))
                 .collect(),
+            ..LivePool::default()
         };
         (Arc::clone(&pool.name), live)
     });

@@ -16,7 +16,7 @@ use crate::balance::{PeakEwma, consistent_hash};
 use crate::config;
 use crate::metrics::ledger::{Named, by_word};
 use crate::metrics::{ConnectFailure, Counter, Failure, Histogram, PerCore};
-use crate::net::Address;
+use crate::net::{Address, Location};
 
 /// Connects in progress to one backend that held clients may start with; each success
 /// allows one more.
@@ -74,8 +74,8 @@ pub struct Backend {
     /// by this very pointer has to do with it, and not with one that was removed and had the
     /// same name.
     pub name: Arc<str>,
-    /// Where it is dialled.
-    pub address: Address,
+    /// Where it is dialled; the name itself while no address of it is known.
+    pub location: Location,
     /// What is counted for it.
     pub counters: PerCore<BackendCounters>,
     /// How long connects took that succeeded.
@@ -142,7 +142,7 @@ impl Backend {
     pub(super) fn new(settings: &config::Backend, pool: &config::Pool, cores: usize) -> Self {
         Self {
             name: Arc::from(&*settings.name),
-            address: settings.address.clone(),
+            location: settings.address.clone(),
             counters: PerCore::new(cores),
             connect_seconds: Histogram::new(cores),
             first_byte_seconds: Histogram::new(cores),
@@ -175,6 +175,15 @@ impl Backend {
             let other = latency.with_decay(pool.latency.decay, Instant::now());
             self.latency.store(Arc::new(other));
         }
+    }
+
+    /// Where it is dialled.
+    ///
+    /// # Panics
+    /// If it is a name of which no address is known. Such a one is never picked.
+    pub fn address(&self) -> &Address {
+        let address = self.location.address();
+        address.expect("what is not resolved is in no tier")
     }
 
     /// Connections it has now, those still connecting included.

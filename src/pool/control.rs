@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::health;
+use super::names::Names;
 use super::overrides::{Overrides, Stamp};
 use super::pause::Pause;
 use super::slow_start;
@@ -34,6 +35,8 @@ pub(super) struct Control {
     /// The same with the runtime changes.
     pub(super) settings: Arc<config::Pool>,
     pub(super) overrides: Overrides,
+    /// What DNS has answered.
+    pub(super) names: Names,
     pub(super) pause: Pause,
     /// The file has it no more.
     pub(super) retired: bool,
@@ -107,6 +110,7 @@ impl Control {
             settings: Arc::clone(&file),
             file,
             overrides: Overrides::default(),
+            names: Names::default(),
             pause: Pause::Never,
             retired: false,
             tracked: Vec::new(),
@@ -122,25 +126,38 @@ impl Control {
         control
     }
 
-    /// Brings the backends in line with the file and the runtime changes: those of the same
-    /// name and address stay what they are, others are removed or begin.
+    /// Brings the backends in line with the file, the runtime changes and what names stand for:
+    /// those of the same name and address stay what they are, others are removed or begin.
     pub(super) fn reconcile(&mut self, stamp: &Stamp, now: Instant) -> Vec<Moved> {
         let mut moved = Vec::new();
         let pool = self.overrides.effective(&self.file);
+        self.keep_names(&pool);
         let mut old = std::mem::take(&mut self.tracked);
-        for settings in &pool.backends {
+        for row in self.names.rows(&pool, &self.overrides) {
+            let settings = &row.settings;
             let mut tracked = match old.iter().position(|tracked| tracked.is(settings)) {
                 Some(index) => old.remove(index),
-                None => Tracked::new(settings, &pool, self.cores, now),
+                None => {
+                    let mut new = Tracked::new(settings, &pool, self.cores, now);
+                    if old.iter().any(|old| old.original && old.gave_way_to(&row)) {
+                        new.set_original(true, now);
+                    }
+                    new
+                }
             };
             moved.extend(tracked.retune(settings, &pool, stamp, now));
-            let admin = self.overrides.state(&pool.name, &settings.name);
+            let admin = self.overrides.state_of(&pool.name, &row);
+            tracked.origin = row.origin;
             if tracked.admin() != admin {
                 moved.extend(tracked.set_admin(admin, (None, pool.drain_timeout), stamp, now));
             }
             self.tracked.push(tracked);
         }
         for mut gone in old {
+            if self.tracked.iter().any(|t| gone.stood_for(t)) {
+                // It was there for its addresses, which are there now.
+                continue;
+            }
             if !gone.is_removed() {
                 moved.extend(gone.remove(pool.drain_timeout, stamp, now));
             }
@@ -415,11 +432,17 @@ impl Pool {
         })
     }
 
-    /// Backends of the start that have no check result yet, and will have one.
+    /// Backends of the start that have no check result yet, and will have one, and names of the
+    /// start that were not asked for yet. The addresses that a name of the start is found to have
+    /// at first are backends of the start.
     pub fn unchecked(&self) -> Vec<Arc<str>> {
         self.look(|control| {
             let all = control.tracked.iter();
-            let waiting = all.filter(|t| t.original && t.wants_checks() && !t.health.decided());
+            let waits = |t: &&Tracked| match t.is_unresolved() {
+                true => !control.is_answered(&t.settings),
+                false => t.wants_checks() && !t.health.decided(),
+            };
+            let waiting = all.filter(|t| t.original).filter(waits);
             waiting.map(|t| Arc::clone(&t.backend.name)).collect()
         })
     }

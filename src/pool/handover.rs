@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::health::Memory;
 use super::history::History;
+use super::names::NameState;
 use super::overrides::{Change, Ended, Override, Overrides, Stamp};
 use super::pause::Pause;
 use super::{AdminState, Backend, CheckResult, Pool, State};
 use crate::config::{self, Config};
-use crate::net::Address;
+use crate::net::Location;
 
 /// What a pool is, beside its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct PoolState {
     /// Payload of backends that are forgotten, in bytes, to them and from them.
     #[serde(default)]
     pub departed: (u64, u64),
+    /// What DNS has answered.
+    #[serde(default)]
+    pub names: Vec<NameState>,
 }
 
 /// What is known of a backend.
@@ -38,7 +42,7 @@ pub struct BackendState {
     /// Its name.
     pub name: Arc<str>,
     /// Where it is.
-    pub address: Address,
+    pub address: Location,
     /// What checks know; `None`: there are none.
     pub health: Option<Memory>,
     /// Moving average of its latency, in seconds.
@@ -129,7 +133,7 @@ enum ChangeRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct BackendRecord {
     name: Arc<str>,
-    address: Address,
+    address: Location,
     weight: u32,
     max_connections: u32,
     backup: bool,
@@ -216,6 +220,7 @@ impl Pool {
                 .map(|tracked| tracked.memory(now))
                 .collect(),
             departed: control.departed(),
+            names: control.name_states(),
         })
     }
 
@@ -227,12 +232,13 @@ impl Pool {
         let merge = Overrides::of_all(overrides).merge(file);
         let now = Instant::now();
         self.change(|control| {
+            control.remember_names(memory.names);
             control.obey(merge.kept, now);
             control.add_departed(memory.departed);
             for backend in &memory.backends {
                 let mut all = control.tracked.iter_mut();
                 let same = |tracked: &&mut super::tracked::Tracked| {
-                    tracked.is_named(&backend.name) && tracked.backend.address == backend.address
+                    tracked.is_named(&backend.name) && tracked.backend.location == backend.address
                 };
                 if let Some(tracked) = all.find(same) {
                     tracked.remember(backend, &control.settings, now);
@@ -240,7 +246,7 @@ impl Pool {
             }
             let known = |tracked: &super::tracked::Tracked| {
                 let mut all = memory.backends.iter();
-                all.any(|b| tracked.is_named(&b.name) && tracked.backend.address == b.address)
+                all.any(|b| tracked.is_named(&b.name) && tracked.backend.location == b.address)
             };
             // The file of this process has those, and that of the other one had not.
             let new = control.tracked.iter_mut().filter(|t| !known(t));

@@ -13,6 +13,10 @@
 //! | `removed` | has the backend no more |
 //! | `paused` | - |
 //!
+//! A name of the file that stands for several addresses is one backend here. What is changed
+//! about it holds for all its addresses, also for those that it gets later; what is changed about
+//! one address (`NAME/ADDRESS`: its state or its weight) comes before that, and ends with the name.
+//!
 //! All of them end with their pool. This is data: who asks for a change, and what it does to
 //! connections, is somebody else's matter.
 
@@ -25,6 +29,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::AdminState;
+use super::names::{Origin, entry_of};
 use crate::config::{self, Config};
 
 /// One runtime change, as `/stats` and `isobar plan` list it.
@@ -205,14 +210,27 @@ impl Overrides {
         self.0.is_empty()
     }
 
-    /// The admin state of a backend.
+    /// The admin state of an entry of `backends`.
     pub fn state(&self, pool: &str, backend: &str) -> AdminState {
-        let of = self.of(pool, Some(backend));
-        let mut states = of.filter_map(|change| match change {
-            Change::State { runtime } => Some(*runtime),
-            _ => None,
-        });
-        states.next().unwrap_or(AdminState::Ready)
+        self.own_state(pool, backend).unwrap_or(AdminState::Ready)
+    }
+
+    /// The admin state that was set for just that backend.
+    pub(super) fn own_state(&self, pool: &str, backend: &str) -> Option<AdminState> {
+        self.of(pool, Some(backend))
+            .find_map(|change| match change {
+                Change::State { runtime } => Some(*runtime),
+                _ => None,
+            })
+    }
+
+    /// The weight that was set for just that backend of the file, or that address of a name.
+    pub fn weight_of(&self, pool: &str, backend: &str) -> Option<u32> {
+        self.of(pool, Some(backend))
+            .find_map(|change| match change {
+                Change::Weight { runtime, .. } => Some(*runtime),
+                _ => None,
+            })
     }
 
     /// Whether a pool is paused: `Some(None)` is without end.
@@ -229,19 +247,70 @@ impl Overrides {
             .any(|change| matches!(change, Change::Removed | Change::Added { .. }))
     }
 
-    /// Sets the admin state of a backend; `ready` undoes the change.
+    /// Sets the admin state of an entry of `backends`, with all its addresses where it is a name;
+    /// `ready` undoes the change.
     pub fn set_state(&mut self, pool: &Arc<str>, backend: &Arc<str>, to: AdminState, stamp: Stamp) {
+        let is_state = |change: &Change| matches!(change, Change::State { .. });
+        self.forget_addresses(pool, backend, is_state);
+        self.set_own_state(pool, backend, to, AdminState::Ready, stamp);
+    }
+
+    /// Sets the admin state of one address of a name; that of the name undoes the change.
+    pub(super) fn set_state_of_address(
+        &mut self,
+        pool: &Arc<str>,
+        backend: &Arc<str>,
+        origin: &Origin,
+        to: AdminState,
+        stamp: Stamp,
+    ) {
+        let inherited = self.state(pool, &origin.name);
+        self.set_own_state(pool, backend, to, inherited, stamp);
+    }
+
+    fn set_own_state(
+        &mut self,
+        pool: &Arc<str>,
+        backend: &Arc<str>,
+        to: AdminState,
+        otherwise: AdminState,
+        stamp: Stamp,
+    ) {
         self.forget(pool, Some(backend), |change| {
             matches!(change, Change::State { .. })
         });
-        if to != AdminState::Ready {
+        if to != otherwise {
             self.push(pool, Some(backend), Change::State { runtime: to }, stamp);
+        }
+    }
+
+    /// Sets the weight of one address of a name; that which it has by the name undoes the change.
+    pub(super) fn set_weight_of_address(
+        &mut self,
+        file: &config::Pool,
+        backend: &Arc<str>,
+        origin: &Origin,
+        to: u32,
+        stamp: Stamp,
+    ) {
+        self.forget(&file.name, Some(backend), |change| {
+            matches!(change, Change::Weight { .. })
+        });
+        if to != origin.weight {
+            let of_file = in_file(file, &origin.name);
+            let change = Change::Weight {
+                file: of_file.map_or(origin.weight, |entry| entry.weight),
+                runtime: to,
+            };
+            self.push(&file.name, Some(backend), change, stamp);
         }
     }
 
     /// Sets the weight of a backend of `file` or of one that was added; the weight of the file
     /// undoes the change.
     pub fn set_weight(&mut self, file: &config::Pool, backend: &Arc<str>, to: u32, stamp: Stamp) {
+        let is_weight = |change: &Change| matches!(change, Change::Weight { .. });
+        self.forget_addresses(&file.name, backend, is_weight);
         let added = self.of_mut(&file.name, backend);
         let mut added = added.filter_map(|change| match change {
             Change::Added { runtime, .. } => Some(runtime),
@@ -284,6 +353,7 @@ impl Overrides {
     /// Removes a backend, and with it everything else that was changed about it.
     pub fn remove(&mut self, file: &config::Pool, backend: &Arc<str>, stamp: Stamp) {
         self.forget(&file.name, Some(backend), |_| true);
+        self.forget_addresses(&file.name, backend, |_| true);
         if in_file(file, backend).is_some() {
             self.push(&file.name, Some(backend), Change::Removed, stamp);
         }
@@ -318,13 +388,17 @@ impl Overrides {
             return Some(Ended::PoolRemoved);
         };
         let backend = item.backend.as_deref()?;
-        let in_file = in_file(pool, backend);
+        // What is changed about an address of a name stands and falls with the name.
+        let of_name = entry_of(backend).filter(|_| in_file(pool, backend).is_none());
+        let entry = of_name.unwrap_or(backend);
+        let in_file = in_file(pool, entry);
         match item.change {
             Change::State { .. } => {
-                let stays = in_file.is_some() || self.added_beside(pool, backend);
+                let stays = in_file.is_some() || self.added_beside(pool, entry);
                 (!stays).then_some(Ended::FileRemoves)
             }
             Change::Weight { file: before, .. } => match in_file {
+                None if self.added_beside(pool, entry) => None,
                 None => Some(Ended::FileRemoves),
                 Some(now) => (now.weight != before).then_some(Ended::FileChanges),
             },
@@ -365,12 +439,8 @@ impl Overrides {
     }
 
     fn weight(&self, pool: &str, backend: &config::Backend) -> u32 {
-        let of = self.of(pool, Some(&backend.name));
-        let mut weights = of.filter_map(|change| match change {
-            Change::Weight { runtime, .. } => Some(*runtime),
-            _ => None,
-        });
-        weights.next().unwrap_or(backend.weight)
+        let changed = self.weight_of(pool, &backend.name);
+        changed.unwrap_or(backend.weight)
     }
 
     fn of<'a>(
@@ -395,6 +465,15 @@ impl Overrides {
     fn forget(&mut self, pool: &str, backend: Option<&str>, which: impl Fn(&Change) -> bool) {
         self.0.retain(|item| {
             let is_it = *item.pool == *pool && item.backend.as_deref() == backend;
+            !(is_it && which(&item.change))
+        });
+    }
+
+    /// The same of all addresses of a name.
+    fn forget_addresses(&mut self, pool: &str, name: &str, which: impl Fn(&Change) -> bool) {
+        self.0.retain(|item| {
+            let entry = item.backend.as_deref().and_then(entry_of);
+            let is_it = *item.pool == *pool && entry == Some(name);
             !(is_it && which(&item.change))
         });
     }

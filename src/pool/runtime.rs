@@ -33,6 +33,19 @@ pub enum Refused {
         /// The name.
         name: Arc<str>,
     },
+    /// It is there because DNS says so, and would be back with the next answer.
+    #[error(
+        "backend {name} of pool {pool} is an address of {entry}: put it into maintenance, or \
+         remove {entry}"
+    )]
+    OfName {
+        /// The pool.
+        pool: Arc<str>,
+        /// The backend.
+        name: Arc<str>,
+        /// The name that it comes from.
+        entry: Arc<str>,
+    },
     /// To pause it would be to refuse its clients.
     #[error("pool {0} holds nothing (hold.max = 0), so its clients would be refused")]
     HoldsNothing(Arc<str>),
@@ -63,37 +76,73 @@ impl Control {
     fn present(&self, name: &str) -> Result<usize, Refused> {
         let mut all = self.tracked.iter();
         let found = all.position(|tracked| tracked.is_named(name));
+        let found = found.or_else(|| self.addresses(name).next());
         found.ok_or_else(|| Refused::NoBackend {
             pool: Arc::clone(&self.file.name),
             name: name.to_owned(),
         })
     }
 
+    /// The backends that are addresses of a name of the pool.
+    fn addresses(&self, name: &str) -> impl Iterator<Item = usize> {
+        let all = self.tracked.iter().enumerate();
+        all.filter(move |(_, t)| !t.is_removed() && t.comes_from(name))
+            .map(|(index, _)| index)
+    }
+
+    /// A name is told of by its first address.
     fn set(
         &mut self,
         name: &str,
         wanted: Wanted,
         stamp: &Stamp,
         now: Instant,
-    ) -> Result<(Changed, Option<Moved>), Refused> {
+    ) -> Result<(Changed, Vec<Moved>), Refused> {
         let index = self.present(name)?;
         let before = self.view(index, now);
-        let name = Arc::clone(&before.backend.name);
-        if let Some(weight) = wanted.weight.filter(|w| *w != before.settings.weight) {
-            self.overrides
-                .set_weight(&self.file, &name, weight, stamp.clone());
-            self.reconcile(stamp, now);
-        }
-        let index = self.present(&name)?;
-        let mut moved = None;
-        if let Some(state) = wanted.state {
-            if state != before.admin {
-                let pool = Arc::clone(&self.file.name);
-                self.overrides.set_state(&pool, &name, state, stamp.clone());
+        let whole = self.tracked[index].comes_from(name);
+        let target = match &before.origin {
+            Some(origin) if whole => Arc::clone(&origin.name),
+            _ => Arc::clone(&before.backend.name),
+        };
+        let origin = before.origin.clone().filter(|_| !whole);
+        if let Some(weight) = wanted.weight
+            && (whole || weight != before.settings.weight)
+        {
+            let (file, stamp) = (Arc::clone(&self.file), stamp.clone());
+            match &origin {
+                None => self.overrides.set_weight(&file, &target, weight, stamp),
+                Some(origin) => self
+                    .overrides
+                    .set_weight_of_address(&file, &target, origin, weight, stamp),
             }
-            let time = (wanted.timeout, self.settings.drain_timeout);
-            moved = self.tracked[index].set_admin(state, time, stamp, now);
         }
+        if let Some(state) = wanted.state
+            && (whole || state != before.admin)
+        {
+            let (pool, stamp) = (Arc::clone(&self.file.name), stamp.clone());
+            match &origin {
+                None => self.overrides.set_state(&pool, &target, state, stamp),
+                Some(origin) => self
+                    .overrides
+                    .set_state_of_address(&pool, &target, origin, state, stamp),
+            }
+        }
+        let mut moved = Vec::new();
+        if let Some(state) = wanted.state {
+            let time = (wanted.timeout, self.settings.drain_timeout);
+            let them: Vec<_> = match whole {
+                true => self.addresses(name).collect(),
+                false => vec![index],
+            };
+            for index in them {
+                moved.extend(self.tracked[index].set_admin(state, time, stamp, now));
+            }
+        }
+        if wanted.weight.is_some() {
+            moved.extend(self.reconcile(stamp, now));
+        }
+        let index = self.present(name)?;
         let after = self.view(index, now);
         Ok((Changed { before, after }, moved))
     }
@@ -124,8 +173,18 @@ impl Control {
         let index = self.present(name)?;
         let before = self.view(index, now);
         let backend = Arc::clone(&before.backend);
-        self.overrides
-            .remove(&self.file, &backend.name, stamp.clone());
+        let entry = match &before.origin {
+            None => Arc::clone(&backend.name),
+            Some(origin) if *origin.name == *name => Arc::clone(&origin.name),
+            Some(origin) => {
+                return Err(Refused::OfName {
+                    pool: Arc::clone(&self.file.name),
+                    name: Arc::clone(&backend.name),
+                    entry: Arc::clone(&origin.name),
+                });
+            }
+        };
+        self.overrides.remove(&self.file, &entry, stamp.clone());
         let moved = self.reconcile(stamp, now);
         let mut all = self.tracked.iter();
         let after = match all.position(|t| Arc::ptr_eq(&t.backend, &backend)) {

@@ -9,6 +9,7 @@ use super::conduct::Gate;
 use super::handover::{BackendState, ConductState, LeavingState};
 use super::health::{self, Health};
 use super::history::{Entry, History};
+use super::names::{Origin, Row};
 use super::outlier::{Ejection, Outlier};
 use super::overrides::Stamp;
 use super::slow_start::{self, Ramp};
@@ -50,6 +51,8 @@ pub struct BackendView {
     pub backend: Arc<Backend>,
     /// As the file has it, or whoever added it, with the weight that holds.
     pub settings: config::Backend,
+    /// The name that it comes from, where it does.
+    pub origin: Option<Origin>,
     /// What it is, all in all.
     pub state: State,
     /// What an operator wants of it.
@@ -132,6 +135,8 @@ pub(super) struct Tracked {
     pub(super) settings: config::Backend,
     pub(super) health: Health,
     pub(super) last_check: Option<CheckResult>,
+    /// The name that it comes from, where it does.
+    pub(super) origin: Option<Origin>,
     /// Of the configuration that the process was started with.
     pub(super) original: bool,
     /// Since when checks say that it is down; `None`: they do not, or there are none.
@@ -175,11 +180,16 @@ impl Tracked {
             false => Health::unchecked(thresholds, now),
             true => Health::new(thresholds, now),
         };
+        let mut history = History::default();
+        if settings.address.is_name() {
+            history.push(not_resolved());
+        }
         Self {
             backend: Arc::new(Backend::new(settings, pool, cores)),
             settings: settings.clone(),
             health,
             last_check: None,
+            origin: None,
             original: false,
             fallen_at: None,
             outlier: Outlier::default(),
@@ -193,7 +203,7 @@ impl Tracked {
             leaving: None,
             checkable,
             since: SystemTime::now(),
-            history: History::default(),
+            history,
         }
     }
 
@@ -207,8 +217,31 @@ impl Tracked {
         !self.removed && *self.backend.name == *name
     }
 
+    /// Whether it is a name of which no address is known: nobody can connect to it.
+    pub(super) fn is_unresolved(&self) -> bool {
+        self.settings.address.is_name()
+    }
+
+    /// Whether it is the name that `row` is an address of, and had none until now.
+    pub(super) fn gave_way_to(&self, row: &Row) -> bool {
+        let origin = row.origin.as_ref();
+        self.is_unresolved() && origin.is_some_and(|origin| self.is_named(&origin.name))
+    }
+
+    /// The same of a backend that is there.
+    pub(super) fn stood_for(&self, other: &Self) -> bool {
+        let origin = other.origin.as_ref();
+        self.is_unresolved() && origin.is_some_and(|origin| self.is_named(&origin.name))
+    }
+
     pub(super) fn is_removed(&self) -> bool {
         self.removed
+    }
+
+    /// Whether it is an address of this name.
+    pub(super) fn comes_from(&self, name: &str) -> bool {
+        let origin = self.origin.as_ref();
+        origin.is_some_and(|origin| *origin.name == *name)
     }
 
     pub(super) fn admin(&self) -> AdminState {
@@ -217,7 +250,10 @@ impl Tracked {
 
     /// Whether checks are to run.
     pub(super) fn wants_checks(&self) -> bool {
-        self.checkable && !self.removed && self.admin != AdminState::Maintenance
+        self.checkable
+            && !self.removed
+            && !self.is_unresolved()
+            && self.admin != AdminState::Maintenance
     }
 
     pub(super) fn state(&self) -> State {
@@ -225,6 +261,7 @@ impl Tracked {
             (true, _, _) => State::Removed,
             (_, AdminState::Maintenance, _) => State::Maintenance,
             (_, AdminState::Drain, _) => State::Draining,
+            (_, AdminState::Ready, _) if self.is_unresolved() => State::Down,
             (_, AdminState::Ready, health::State::Down) => State::Down,
             (_, AdminState::Ready, _) if self.outlier.ejection().is_some() => State::Ejected,
             (_, AdminState::Ready, health::State::Starting) => State::Starting,
@@ -234,14 +271,14 @@ impl Tracked {
 
     /// Whether new connections may go there while it is `state`.
     pub(super) fn takes(&self, state: State) -> bool {
-        self.state() == state && self.settings.weight > 0
+        self.state() == state && self.settings.weight > 0 && !self.is_unresolved()
     }
 
     /// Whether it is in the place of one that is up, but for an ejection.
     pub(super) fn serves(&self) -> bool {
         let up = self.health.state() == health::State::Up;
         let ready = !self.removed && self.admin == AdminState::Ready;
-        ready && up && self.settings.weight > 0
+        ready && up && !self.is_unresolved() && self.settings.weight > 0
     }
 
     /// Whether a pick may have it: it serves, and if it was ejected that is for a trial.
@@ -447,7 +484,7 @@ impl Tracked {
     pub(super) fn memory(&self, now: Instant) -> BackendState {
         BackendState {
             name: Arc::clone(&self.backend.name),
-            address: self.backend.address.clone(),
+            address: self.backend.location.clone(),
             health: self.checkable.then(|| self.health.memory(now)),
             latency: self.backend.latency(now),
             since: self.since,
@@ -545,9 +582,13 @@ impl Tracked {
         BackendView {
             backend: Arc::clone(&self.backend),
             settings: self.settings.clone(),
+            origin: self.origin.clone(),
             state: self.state(),
             admin: self.admin,
-            checks: self.health.state(),
+            checks: match self.is_unresolved() {
+                true => health::State::Down,
+                false => self.health.state(),
+            },
             since: self.since,
             transitions: self.history.total(),
             passes_needed: match self.health.passes_needed(now) {
@@ -568,5 +609,17 @@ fn slow_start_of(pool: &config::Pool) -> Duration {
     match pool.balance.can_ramp() {
         true => pool.slow_start,
         false => Duration::ZERO,
+    }
+}
+
+/// What the history of a name begins with.
+fn not_resolved() -> Entry<State> {
+    Entry {
+        at: SystemTime::now(),
+        from: State::Starting,
+        to: State::Down,
+        cause: "not resolved".to_owned(),
+        check: None,
+        by: "dns".into(),
     }
 }

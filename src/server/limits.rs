@@ -34,6 +34,9 @@ const PER_CONNECTION: u64 = 2;
 /// Checks get at most this part of all descriptors: they are short, seldom all at once, and
 /// one that finds no descriptor counts for nothing.
 const CHECKS_SHARE: u64 = 4;
+/// Addresses that a name is taken to stand for, each of which is checked; a question to DNS and
+/// a check are seldom under way at the same time.
+const OF_A_NAME: usize = 8;
 /// Most pipes of all cores together, of two descriptors each.
 const MOST_PIPES: u64 = 256;
 /// Pipes get at most this part of all descriptors.
@@ -109,7 +112,13 @@ fn reserved(descriptors: u64, config: &Config, cores: usize) -> u64 {
         .iter()
         .map(|listener| listener.bind.len())
         .sum();
-    let backends: usize = config.pools.iter().map(|pool| pool.backends.len()).sum();
+    let backends = config.pools.iter().flat_map(|pool| &pool.backends);
+    let backends: usize = backends
+        .map(|backend| match backend.address.is_name() {
+            true => OF_A_NAME,
+            false => 1,
+        })
+        .sum();
     let admin = admin::most_connections(descriptors);
     let checks = (backends as u64).min(descriptors / CHECKS_SHARE);
     OWN + PER_CORE * cores + 2 * pipes * cores + admin + addresses as u64 + checks

@@ -45,5 +45,7 @@ fn pool(pool: &Arc<Pool>, file: &Config) -> LivePool {
         held: pool.held() as u64,
         drain_timeout: settings.drain_timeout,
         backends,
+        names: pool.names(),
+        overrides: pool.overrides(),
     }
 }

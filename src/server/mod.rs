@@ -4,7 +4,6 @@
 //! the admin endpoint are bound first, then the cores start. The thread that calls
 //! [`Server::run`] becomes the control plane: checks, the admin endpoint and signals.
 
-mod aside;
 mod care;
 mod core;
 mod faults;
@@ -46,6 +45,7 @@ use crate::log;
 use crate::metrics::Process;
 use crate::net::{Address, Inherited, ListenError};
 use crate::pool::{Pool, Wiring};
+use crate::resolve::{Resolver, System};
 use crate::upgrade::heir::{Heir, HeirError};
 use crate::upgrade::program::Program;
 use care::Care;
@@ -287,12 +287,14 @@ impl Serving {
 
     async fn control(self, sources: Sources) {
         let running = &self.running;
-        let begin = |checks| Care::begin(checks, &running.cores, &self.halt);
+        let resolver = Resolver::new(System::of_this_process(), Arc::clone(&running.process));
+        let begin = |checks| Care::begin(checks, &running.cores, &self.halt, &resolver);
         let reloader = Reloader {
             running: Arc::clone(running),
             cares: self.checks.into_iter().map(begin).collect(),
             opener: self.opener.clone(),
             halt: self.halt.clone(),
+            resolver: Rc::clone(&resolver),
             admin: Rc::clone(&self.admin),
             notifier: Arc::clone(&self.notifier),
         };

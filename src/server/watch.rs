@@ -15,9 +15,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::Stat;
 
-use super::aside::aside;
 use crate::admin::Running;
 use crate::admin::orders::{Refused, Version, Wanted};
+use crate::aside::aside;
 
 /// Between two looks at the file.
 const LOOK: Duration = Duration::from_millis(250);

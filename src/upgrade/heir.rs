@@ -335,7 +335,7 @@ impl Successor {
         let listener = listeners.find(|l| l.origin.name == passport.listener)?;
         let pool = began.pool(&passport.pool)?;
         let backend = pool.backend(&passport.backend)?;
-        if backend.address != passport.backend_address {
+        if backend.location.address() != Some(&passport.backend_address) {
             return None;
         }
         // A reload may have renamed it meanwhile.

@@ -259,11 +259,13 @@ impl<S: Steps> Leaving<S> {
 
     fn tell_go(&mut self) -> Result<(), WireError> {
         self.seal();
-        self.tell_totals()?;
+        // First what backends there are: those that were added or come from names are not in the
+        // file, and what is counted for them needs them.
         for pool in self.running.configured().every_pool() {
             let pools = vec![pool.memory()];
             self.wire.send(&Message::States { pools }, &[], &[], SEND)?;
         }
+        self.tell_totals()?;
         let go = Message::Go {
             next_id: self.next_id(),
             remaining: self.remaining(),

@@ -3,7 +3,7 @@
 //! | from the old process | from the new one |
 //! | --- | --- |
 //! | `hello`, `sockets`…, `start` | `ready` or `failed` |
-//! | `totals`…, `states`…, `go` | `serving` |
+//! | `states`…, `totals`…, `go` | `serving` |
 //! | `connections`… | `taken` for each |
 //! | `remaining`, `totals` now and then, `farewell` | `overrides` now and then |
 //!

@@ -21,6 +21,8 @@ const AT_ONCE: usize = 128;
 
 /// Before the names of accept errors.
 const ACCEPT: &str = "accept_error.";
+/// Before what came of questions to DNS.
+const LOOKUP: &str = "lookup.";
 
 /// What the other process knows already.
 #[derive(Debug)]
@@ -107,7 +109,14 @@ pub fn add(running: &Running, began: &Configured, totals: &[Total]) {
 
 fn add_one(running: &Running, began: &Configured, total: &Total) {
     match &total.of {
-        Of::Process => running.process.spliced.add_counts(&total.counts),
+        Of::Process => {
+            running.process.spliced.add_counts(&total.counts);
+            let lookups = total.counts.iter().filter_map(|(name, count)| {
+                let name = name.strip_prefix(LOOKUP)?;
+                Some((name, *count))
+            });
+            running.process.lookups.add_counts(lookups);
+        }
         Of::Listener(name) => {
             let mut all = began.every_listener();
             let Some(listener) = all.find(|listener| listener.origin.name == *name) else {
@@ -160,7 +169,10 @@ fn add_both<T: crate::metrics::ledger::Named>(
 }
 
 fn process(running: &Running) -> Counts {
-    running.process.spliced.counts()
+    let mut counts = running.process.spliced.counts();
+    let lookups = running.process.lookups.counts().into_iter();
+    counts.extend(lookups.map(|(name, count)| (format!("{LOOKUP}{name}"), count)));
+    counts
 }
 
 fn of_pool(pool: &Pool) -> [(&'static str, &Histogram); 3] {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -97,6 +97,17 @@ impl Backend {
         })
     }
 
+    /// The same at this very address, if nobody has it.
+    pub fn named_at(address: &Address, name: &str) -> io::Result<Self> {
+        let line = format!("{name}\n");
+        let serve = move |stream: &Stream| {
+            let _ = stream.try_write(&line);
+            swallow(stream);
+        };
+        let backend = Self::at(address, name, Some(Arc::new(serve)), None)?;
+        Ok(backend.listening())
+    }
+
     /// Like [`named`](Self::named), but waits for a line of the client first.
     pub fn named_when_asked(name: &str) -> Self {
         let line = format!("{name}\n");
@@ -144,7 +155,17 @@ impl Backend {
     fn new(family: Family, name: &str, serve: Option<Serve>) -> Self {
         let dir = (family == Family::Unix).then(|| TempDir::new().expect("a directory"));
         let path = dir.as_ref().map_or(std::path::Path::new(""), TempDir::path);
-        let (fd, address) = bind(&family.any(path, name)).expect("a fresh address");
+        let address = family.any(path, name);
+        Self::at(&address, name, serve, dir).expect("a fresh address")
+    }
+
+    fn at(
+        address: &Address,
+        name: &str,
+        serve: Option<Serve>,
+        dir: Option<TempDir>,
+    ) -> io::Result<Self> {
+        let (fd, address) = bind(address)?;
         let tally = Arc::new(Tally::default());
         tally::register(&address.to_string(), &tally);
         let shared = Shared {
@@ -156,11 +177,11 @@ impl Backend {
             live: Mutex::default(),
             accepted: AtomicUsize::new(0),
         };
-        Self {
+        Ok(Self {
             shared: Arc::new(shared),
             state: Mutex::new(State::Refusing(fd)),
             _dir: dir,
-        }
+        })
     }
 
     fn listening(self) -> Self {
@@ -371,6 +392,24 @@ pub fn bind(address: &Address) -> io::Result<(OwnedFd, Address)> {
             Ok((fd, address.clone()))
         }
     }
+}
+
+/// Named backends at one port of 127.0.0.2, 127.0.0.3 and so on, each named by the last number,
+/// and that port.
+pub fn at_one_port(n: u8) -> (Vec<Backend>, u16) {
+    let at = |last: u8, port: u16| {
+        let address = Address::Ip((Ipv4Addr::new(127, 0, 0, last), port).into());
+        Backend::named_at(&address, &last.to_string()).ok()
+    };
+    let all = || {
+        let first = at(2, 0)?;
+        let port = first.address().port()?;
+        let more = (3..2 + n).map(|last| at(last, port));
+        let all: Option<Vec<_>> = std::iter::once(Some(first)).chain(more).collect();
+        Some((all?, port))
+    };
+    let found = std::iter::repeat_with(all).take(50).flatten().next();
+    found.expect("a port that is free at all these addresses")
 }
 
 /// A port whose accept queue is full: the kernel drops every further SYN, so that a connect

@@ -15,6 +15,7 @@
 //! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
 //! | `load.rs` | clients that come and go at a pace, and streams, in processes of their own |
 //! | `manager.rs` | a service manager, as far as it hears |
+//! | `dns.rs` | a DNS server that answers as the test says |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
 //!
 //! Nothing here sleeps for luck: a condition is waited for, with one deadline that the
@@ -32,6 +33,7 @@ pub mod browser;
 mod config;
 pub mod crowd;
 mod deadline;
+mod dns;
 mod family;
 pub mod haproxy;
 pub mod hello;
@@ -51,10 +53,11 @@ mod stream;
 mod tally;
 pub mod tls;
 
-pub use backend::{Backend, Blackhole};
+pub use backend::{Backend, Blackhole, at_one_port};
 pub use config::web;
 pub use crowd::{Crowd, Echoes};
 pub use deadline::{patience, scaled, wait_for, wait_until};
+pub use dns::{Dns, Kind, Say};
 pub use family::Family;
 pub use http::{Response, get, request, send_raw};
 pub use isobar::{Exit, Isobar, Launch, Running, samples};

@@ -224,6 +224,10 @@ impl Snapshot {
 
     fn isobar(&self, out: &mut Families<'_>) -> fmt::Result {
         let process = &self.running.process;
+        out.family(&families::DNS_LOOKUPS, |samples| {
+            let mut names = process.lookups.all().into_iter();
+            names.try_for_each(|(name, counts)| samples.counters(&[&name], |i| counts[i]))
+        })?;
         out.family(&families::SPLICED_BYTES, |samples| {
             samples.counter(&[], process.spliced.sum(Counter::value))
         })?;

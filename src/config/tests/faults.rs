@@ -353,12 +353,12 @@ fn each_fault_of_a_backend_is_told_at_its_place() {
             "5:13: `backends` cannot be \"10.0.0.1\": expected IP:PORT, [IP6]:PORT or unix:PATH, did you mean \"10.0.0.1:80\"?",
         ),
         (
-            "\"app.internal:80\"",
-            "5:13: `backends` cannot be \"app.internal:80\": host names are not available in this version of isobar yet: write the IP address",
+            "\"app.internal\"",
+            "5:13: `backends` cannot be \"app.internal\": a backend needs a port, did you mean \"app.internal:80\"?",
         ),
         (
-            "\"srv:_pg._tcp.example.com\"",
-            "5:13: `backends` cannot be \"srv:_pg._tcp.example.com\": SRV names are not available in this version of isobar yet",
+            "{ address = \"srv:_pg._tcp.example.com:5432\" }",
+            "5:25: `address` cannot be \"srv:_pg._tcp.example.com:5432\": a service has no port here: its SRV records give one, did you mean \"srv:_pg._tcp.example.com\"?",
         ),
         ("7", "5:13: `backends` takes addresses and tables, not 7"),
         ("{ name = \"b\" }", "5:13: a backend needs an `address`"),

@@ -208,10 +208,21 @@ fn pool_name(index: usize) -> Arc<str> {
     format!("pool_{index}").into()
 }
 
+/// An address, a host name with this port, or a service.
+fn location(port: u16) -> impl Strategy<Value = Location> {
+    prop_oneof![
+        address(port).prop_map(Location::Address),
+        "[a-z][a-z0-9]{0,8}\\.internal\\.?"
+            .prop_map(move |host| format!("{host}:{port}").parse().expect("a host")),
+        "srv:_[a-z]{1,8}\\._tcp\\.example"
+            .prop_map(move |name| format!("{name}{port}").parse().expect("a service")),
+    ]
+}
+
 fn backend(index: usize) -> impl Strategy<Value = Backend> {
     let named = any::<bool>();
     let counts = (0..=1000u32, any::<u32>(), any::<bool>());
-    (address(index as u16 + 1), named, counts).prop_map(
+    (location(index as u16 + 1), named, counts).prop_map(
         move |(address, named, (weight, max_connections, backup))| Backend {
             name: match named {
                 true => format!("b.{index}").into(),
@@ -319,7 +330,15 @@ fn replay() -> impl Strategy<Value = Replay> {
 fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
     let fallback = option::of(index + 1..index + 3);
     let fallback = fallback.prop_map(move |to| to.filter(|to| *to < pools).map(pool_name));
-    let words = (choice(), choice(), choice(), choice(), choice(), choice());
+    let words = (
+        choice(),
+        choice(),
+        choice(),
+        choice(),
+        choice(),
+        choice(),
+        choice(),
+    );
     let counts = (1..=1000u32, any::<u32>(), 0..=u32::MAX as usize, replay());
     let times = (
         timeout(),
@@ -343,6 +362,7 @@ fn pool(index: usize, pools: usize) -> impl Strategy<Value = Pool> {
                 name: pool_name(index),
                 balance: words.0,
                 backends,
+                resolve: words.6,
                 fallback,
                 connect_timeout: times.0,
                 connect_attempts: counts.0,

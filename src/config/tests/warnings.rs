@@ -18,8 +18,27 @@ fn a_limit_of_the_watch_has_no_effect_without_one() {
 }
 
 #[test]
+fn a_weight_has_no_effect_on_a_service_but_for_0() {
+    let warned = |entry: &str| {
+        let text = format!("[pool.p]\nbackends = [{entry}]\n");
+        let loaded = parse(&text, "f", &|_| None).expect("a configuration");
+        let all = loaded.warnings.into_iter().map(|w| w.message);
+        all.filter(|message| message.contains("SRV")).count()
+    };
+    let service = "address = \"srv:_pg._tcp.example.com\"";
+    assert_eq!(warned(&format!("{{ {service}, weight = 2 }}")), 1);
+    assert_eq!(warned(&format!("{{ {service}, weight = 0 }}")), 0);
+    assert_eq!(warned(&format!("{{ {service}, backup = true }}")), 0);
+    assert_eq!(warned("{ address = \"app.internal:80\", weight = 2 }"), 0);
+}
+
+#[test]
 fn what_has_no_effect_is_a_warning_at_its_place() {
     for (lines, expected) in [
+        (
+            "resolve = \"ipv4\"",
+            "6:11: `resolve` has no effect without a host name in `backends`",
+        ),
         (
             "hash.key = \"client-ip\"",
             "6:12: `key` has no effect without balance = \"consistent-hash\"",
@@ -208,6 +227,22 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
     ] {
         assert_eq!(warnings(&with_pool(lines)), [expected], "{lines}");
     }
+}
+
+/// Which family the addresses of a name have, only `resolve` can tell.
+#[test]
+fn a_source_is_wanted_for_a_name_where_its_family_is_known() {
+    let told = |resolve: &str| {
+        let lines = format!("source_address = [\"fd00::5\"]\n{resolve}");
+        warnings(&with_pool(&lines).replace("10.0.0.1:1", "app.internal:80"))
+    };
+    assert_eq!(told(""), Vec::<String>::new());
+    assert_eq!(told("resolve = \"ipv6\""), Vec::<String>::new());
+    let expected = [
+        "6:18: `source_address` has no IPv4 address: connections to backend `app.internal:80` are not bound",
+        "6:19: this has no effect: no backend of this pool has an IPv6 address",
+    ];
+    assert_eq!(told("resolve = \"ipv4\""), expected);
 }
 
 /// A header may name an address all the same.

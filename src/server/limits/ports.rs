@@ -44,17 +44,20 @@ fn limited(config: &Config) -> BTreeMap<&Address, Limited<'_>> {
     let mut limited: BTreeMap<&Address, Limited<'_>> = BTreeMap::new();
     for pool in &config.pools {
         for (index, backend) in pool.backends.iter().enumerate() {
-            if matches!(backend.address, Address::Unix(_)) || backend.max_connections == 0 {
+            let Some(address @ Address::Ip(_)) = backend.address.address() else {
+                continue;
+            };
+            if backend.max_connections == 0 {
                 continue;
             }
             let key = KeyPath::BackendMaxConnections(&pool.name, index);
-            let at = limited.entry(&backend.address).or_insert(Limited {
+            let at = limited.entry(address).or_insert(Limited {
                 connections: 0,
                 backends: 0,
                 sources: BTreeSet::new(),
                 key,
             });
-            at.sources.extend(sources(pool, &backend.address));
+            at.sources.extend(sources(pool, address));
             at.connections += u64::from(backend.max_connections);
             at.backends += 1;
             at.key = key;
@@ -157,13 +160,15 @@ impl<'c> Capacity<'c> {
                 0 => u64::MAX,
                 most => u64::from(most),
             };
-            let sum = match backend.address {
-                Address::Unix(_) => &mut capacity.sockets,
-                Address::Ip(_) => {
-                    let of = capacity.addresses.entry(&backend.address).or_default();
-                    of.sources = sources(pool, &backend.address).count() as u64;
-                    &mut of.own
+            let (sum, own) = match backend.address.address() {
+                Some(Address::Unix(_)) => (&mut capacity.sockets, own),
+                Some(address @ Address::Ip(_)) => {
+                    let of = capacity.addresses.entry(address).or_default();
+                    of.sources = sources(pool, address).count() as u64;
+                    (&mut of.own, own)
                 }
+                // A name may stand for any number of addresses.
+                None => (&mut capacity.sockets, u64::MAX),
             };
             *sum = sum.saturating_add(own);
         }

@@ -29,7 +29,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::aside::aside;
 use super::care::Care;
 use super::core::Opener;
 use super::faults::{self, Made};
@@ -37,9 +36,11 @@ use super::notify::Notifier;
 use super::watch;
 use crate::admin::orders::{Done, Order, Refused, Version, Wanted};
 use crate::admin::{Endpoint, Phase, Running};
+use crate::aside::aside;
 use crate::config::{self, Faults, Loaded, Problem};
 use crate::plan::Limits;
 use crate::pool::overrides::Stamp;
+use crate::resolve::{Resolver, System};
 use draft::Draft;
 
 /// For the file, and those that its checks name, to be read: later orders wait for that.
@@ -55,6 +56,8 @@ pub(super) struct Reloader {
     pub(super) opener: Opener,
     /// Ends the checks.
     pub(super) halt: CancellationToken,
+    /// Asks DNS.
+    pub(super) resolver: Rc<Resolver<System>>,
     pub(super) admin: Rc<Endpoint>,
     pub(super) notifier: Arc<Notifier>,
 }

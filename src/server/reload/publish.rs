@@ -135,7 +135,7 @@ impl Reloader {
             let care = self.cares.iter_mut();
             match care.into_iter().find(|care| Arc::ptr_eq(&care.pool, pool)) {
                 None => {
-                    let care = Care::begin(checks, &self.running.cores, &self.halt);
+                    let care = Care::begin(checks, &self.running.cores, &self.halt, &self.resolver);
                     self.cares.push(care);
                 }
                 Some(care) => {

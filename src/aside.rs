@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 ///
 /// # Cancel safety
 /// Dropping the future leaves the work to itself, and drops what comes of it.
-pub(super) async fn aside<T: Send + 'static>(
+pub(crate) async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     let (reply, answer) = oneshot::channel();
