@@ -111,7 +111,7 @@ fn a_connection_that_lasts_is_sampled_and_every_byte_of_it_counted_once() {
             "{percentile}: {value} of {max}"
         );
     }
-    assert_eq!(told.0["retransmitted"]["share"].is_number(), true);
+    assert!(told.0["retransmitted"]["share"].is_number());
     let quiet = Instant::now() + Duration::from_secs(3);
     while Instant::now() < quiet {
         let now = Told::by(&isobar, &backend);

@@ -94,11 +94,13 @@ impl Default for Cell {
     }
 }
 
-/// Sums of the fine buckets as they were, oldest first; those that count something, as most are
-/// empty.
+/// Fine buckets that count something, by their number: most are empty.
+type Sparse = Box<[(u16, u32)]>;
+
+/// Sums of the fine buckets as they were, oldest first.
 #[derive(Debug, Default)]
 struct Past {
-    steps: VecDeque<(Instant, Box<[(u16, u32)]>)>,
+    steps: VecDeque<(Instant, Sparse)>,
 }
 
 /// What `/stats` shows of a distribution, in the unit of its [`Scale`].

@@ -147,7 +147,10 @@ impl Backend {
             connect_seconds: Histogram::new(cores),
             first_byte_seconds: Histogram::new(cores),
             duration_seconds: Histogram::new(cores),
-            quality: Quality::new(matches!(settings.address, Address::Ip(_))),
+            quality: Quality::new(!matches!(
+                settings.address,
+                Location::Address(Address::Unix(_))
+            )),
             identity: consistent_hash::identity(&settings.name),
             active: AtomicU32::new(0),
             connecting: AtomicU32::new(0),
