@@ -6,7 +6,7 @@
 //! finds; each asks the kernel at its next poll, as only its own task has its socket. The next step
 //! comes after [`PAUSE`], and the next walk begins [`ROUND`] after the last one began, or when that
 //! has come to its end: so every connection has its turn, however many there are, no step takes
-//! longer than a tenth of a millisecond, and no core asks more than 128 times a second.
+//! longer than a tenth of a millisecond, and no core asks more than 128 connections a second.
 //!
 //! Not asked are connections that are younger than [`OLD_ENOUGH`] (those of a balancer that sees
 //! tens of thousands of them in a second never are), and those of which nothing has moved since the
