@@ -119,6 +119,12 @@ pub(super) struct Backend {
     #[serde(default)]
     pub(super) duration_seconds: Percentiles,
     #[serde(default)]
+    pub(super) rtt_seconds: Option<Percentiles>,
+    #[serde(default)]
+    pub(super) delivery_rate: Option<Percentiles>,
+    #[serde(default)]
+    pub(super) retransmitted: Option<Retransmitted>,
+    #[serde(default)]
     pub(super) health: Health,
 }
 
@@ -136,6 +142,15 @@ pub(super) struct Leaving {
 pub(super) struct Percentiles {
     pub(super) p50: Option<f64>,
     pub(super) p99: Option<f64>,
+}
+
+/// What TCP has sent since the start, and the share of the last 60 s.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Retransmitted {
+    pub(super) sent_bytes: u64,
+    pub(super) retransmitted_bytes: u64,
+    pub(super) share: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

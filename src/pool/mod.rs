@@ -19,6 +19,7 @@ mod outlier;
 pub mod overrides;
 mod passive;
 pub mod pause;
+pub mod quality;
 pub mod rebalance;
 mod reload;
 mod runtime;
@@ -460,9 +461,7 @@ impl Pool {
         ];
         own.into_iter().for_each(|histogram| histogram.step(now));
         for backend in self.every_backend() {
-            backend.connect_seconds.step(now);
-            backend.first_byte_seconds.step(now);
-            backend.duration_seconds.step(now);
+            backend.step(now);
         }
     }
 }

@@ -46,6 +46,7 @@ use super::replay::Trail;
 use crate::config;
 use crate::metrics::{Ended, Failure};
 use crate::net::{Kind, Stream};
+use crate::pool::quality::Sample;
 use clock::Clock;
 use deliver::{What, deliver};
 use direction::{Direction, End, Link, Tally, Waiting};
@@ -82,6 +83,8 @@ pub trait Observer {
     fn ended_early(&self, how: Failure, now: Instant);
     /// Whether it matters that one lasts, at that very moment.
     fn is_doubted(&self) -> bool;
+    /// The kernel was asked how the backend's socket is doing.
+    fn sampled(&self, sample: &Sample);
 }
 
 /// How a relay came to its end.
@@ -194,6 +197,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
     ) -> Self {
         let now = Instant::now();
         entry.moved_at(now);
+        entry.sampling().begin(backend.kind());
         // The client's socket has its own from the listener.
         let probed = backend.kind() == Kind::Tcp && !settings.keepalive.is_zero();
         let keepalive_at = probed.then(|| now + settings.keepalive / 2);
@@ -219,7 +223,11 @@ impl<'a, O: Observer> Exchange<'a, O> {
     /// # Cancel safety
     /// Dropping the future leaves a connection that is not complete.
     pub async fn run(&mut self) -> Finish {
-        match poll_fn(|cx| self.poll(cx)).await {
+        let done = poll_fn(|cx| self.poll(cx)).await;
+        if self.entry.sampling().has_begun() && !matches!(done, Done::Frozen) {
+            self.sample();
+        }
+        match done {
             Done::Closed(first) => {
                 self.client.complete();
                 self.backend.complete();
@@ -258,6 +266,9 @@ impl<'a, O: Observer> Exchange<'a, O> {
             }
             self.entry.stay();
         }
+        if self.entry.sampling().is_due() {
+            self.sample();
+        }
         let (mut up, mut down) = (Tally::default(), Tally::default());
         let kept = self.window.is_kept();
         let step = self.step(cx, &mut up, &mut down);
@@ -279,6 +290,15 @@ impl<'a, O: Observer> Exchange<'a, O> {
             return step;
         }
         self.rest(cx, now)
+    }
+
+    /// Asks the kernel how the backend's socket is doing.
+    #[cold]
+    fn sample(&self) {
+        let info = self.backend.tcp_info();
+        if let Some(sample) = self.entry.sampling().take(info, Instant::now()) {
+            self.observer.sampled(&sample);
+        }
     }
 
     /// How the backend has ended it, if that is early.
