@@ -38,6 +38,9 @@ pub enum NotUpgraded {
     /// Not of this process, or not now.
     #[error("{0}")]
     Impossible(String),
+    /// The process is about to end: another one in its place would go on.
+    #[error("isobar is stopping")]
+    Stopping,
     /// The new process does not accept the configuration.
     #[error("the new process refuses the configuration: {0}")]
     Invalid(String),
@@ -83,10 +86,10 @@ impl Upgrading {
     /// # Errors
     /// [`NotUpgraded`].
     pub async fn ask(&self) -> Result<Upgraded, NotUpgraded> {
-        let gone = || NotUpgraded::Impossible("isobar is stopping".to_owned());
         let (answer, outcome) = oneshot::channel();
-        self.requests.send(answer).map_err(|_| gone())?;
-        outcome.await.unwrap_or_else(|_| Err(gone()))
+        let sent = self.requests.send(answer);
+        sent.map_err(|_| NotUpgraded::Stopping)?;
+        outcome.await.unwrap_or(Err(NotUpgraded::Stopping))
     }
 
     /// Says whether an upgrade is in progress.
@@ -114,6 +117,7 @@ impl NotUpgraded {
     fn status(&self) -> StatusCode {
         match self {
             Self::Impossible(_) => StatusCode::CONFLICT,
+            Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

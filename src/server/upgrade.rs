@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::stop::Ending;
-use crate::admin::{NotUpgraded, UpgradeRequest, Upgraded};
+use crate::admin::{NotUpgraded, Phase, UpgradeRequest, Upgraded};
 use crate::net::Address;
 use crate::upgrade::leaving::{Steps, hand_over, sockets};
 use crate::upgrade::program::Program;
@@ -157,7 +157,7 @@ impl Ending {
     fn begin_upgrade(&self, upgrades: &mut Upgrades, asked: Option<UpgradeRequest>) {
         let program = match self.may_upgrade(upgrades) {
             Ok(program) => program,
-            Err(why) => return answer(asked, Err(NotUpgraded::Impossible(why))),
+            Err(why) => return answer(asked, Err(why)),
         };
         tracing::info!(program = %program.path().display(), "upgrading");
         let given_up = Arc::new(AtomicBool::new(false));
@@ -196,20 +196,23 @@ impl Ending {
     }
 
     /// The program that takes the place of this one, or why none may now.
-    fn may_upgrade(&self, upgrades: &Upgrades) -> Result<Program, String> {
+    fn may_upgrade(&self, upgrades: &Upgrades) -> Result<Program, NotUpgraded> {
+        let impossible = |why: &str| NotUpgraded::Impossible(why.to_owned());
+        if self.running.phase() == Phase::Stopping {
+            return Err(NotUpgraded::Stopping);
+        }
         if upgrades.current.is_some() {
-            return Err("an upgrade is in progress".to_owned());
+            return Err(impossible("an upgrade is in progress"));
         }
         if std::process::id() == 1 {
-            return Err(
+            return Err(impossible(
                 "isobar is process 1, whose end is the end of its container: a new process \
                  cannot take its place; replace the container, or have an init process start \
-                 isobar"
-                    .to_owned(),
-            );
+                 isobar",
+            ));
         }
-        let none = || "only a balancer that was started by `isobar run` can be upgraded";
-        upgrades.program.clone().ok_or_else(|| none().to_owned())
+        let none = "only a balancer that was started by `isobar run` can be upgraded";
+        upgrades.program.clone().ok_or_else(|| impossible(none))
     }
 
     /// Shuts every door, leaving the queues of sockets that another process has to it, and the
@@ -274,7 +277,7 @@ impl Steps for Told {
         let taken = taken.to_vec();
         match self.ask(|done| Event::StopAccepting(taken, done)) {
             true => Ok(()),
-            false => Err(NotUpgraded::Impossible("isobar is stopping".to_owned())),
+            false => Err(NotUpgraded::Stopping),
         }
     }
 
