@@ -317,7 +317,16 @@ fn connections_are_killed_by_id_and_by_filter_and_both_sides_see_a_reset() {
         .as_str()
         .expect("an id")
         .to_owned();
-    let killed = isobar.tell("DELETE", &format!("/connections/{id}"), "");
+    let path = format!("/connections/{id}");
+    let looked = isobar.tell("DELETE", &format!("{path}?dry_run=true"), "");
+    assert_eq!(looked, json!({"matched": 1, "closed": 0}));
+    for wrong in ["dry_run=yes", "dryrun=true", "pool=web"] {
+        let refused = isobar.ask("DELETE", &format!("{path}?{wrong}"), "");
+        assert_eq!(refused.status, 400, "{wrong}: {}", refused.body);
+    }
+    all[1].0.write("still here");
+    all[1].1.expect("still here");
+    let killed = isobar.tell("DELETE", &path, "");
     assert_eq!(killed, json!({"matched": 1, "closed": 1}));
     all[1].0.expect_reset();
     all[1].1.expect_reset();
