@@ -402,7 +402,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         ("POST", "/pools/web/backends", r#"{"address": "x"}"#, 422),
         ("DELETE", "/pools/web/backends/b9", "", 404),
         ("POST", "/pools/nope/pause", "", 404),
-        ("POST", "/pools/web/pause", r#"{"for": "0s"}"#, 400),
+        ("POST", "/pools/web/pause", r#"{"for": "0s"}"#, 422),
         ("POST", "/pools/web/pause", r#"{"for": "soon"}"#, 422),
         ("POST", "/pools/web/pause", r#"{"until": "1s"}"#, 422),
         ("POST", "/pools/web/resume", r#"{"for": "1s"}"#, 422),
@@ -424,6 +424,10 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         );
         assert!(refused.json()["error"].is_string(), "{}", refused.body);
     }
+    let never = isobar.ask("POST", "/pools/web/pause", "{\n \"for\": \"0s\"}");
+    let problem = &never.json()["problems"][0];
+    assert_eq!(problem["line"], 2, "{}", never.body);
+    assert!(never.body.contains("without `for`"), "{}", never.body);
     assert_eq!(isobar.stat("/overrides"), json!([]));
     assert_eq!(isobar.visits("web", 3).len(), 3);
     let plain = "Content-Type: text/plain\r\n";
