@@ -281,6 +281,28 @@ fn connections_are_listed_and_killed() {
     assert!(said.contains("pool has no value"), "{said}");
 }
 
+/// A name that is mistyped is not the same as nobody there.
+#[test]
+fn a_pool_that_is_not_there_is_exit_code_1_and_those_that_are_are_named() {
+    let isobar = started("", &two());
+    for args in [
+        &["kill", "--pool", "wbe"][..],
+        &["kill", "--pool", "wbe", "--dry-run"],
+        &["connections", "--pool", "wbe"],
+        &["connections", "--pool", "wbe", "--json"],
+        &["pause", "wbe"],
+        &["resume", "wbe"],
+        &["drain", "wbe/b1"],
+        &["remove", "wbe/b1"],
+        &["rebalance", "wbe"],
+        &["add", "wbe", "127.0.0.1:1"],
+    ] {
+        let said = fails(&isobar, args, 1);
+        assert_eq!(said, "error: no pool wbe; there is web", "{args:?}");
+    }
+    assert_eq!(isobar.stat("/overrides"), json!([]));
+}
+
 #[test]
 fn without_the_token_nothing_is_changed_and_without_a_balancer_it_is_exit_code_3() {
     let text = web("", &[Backend::named("b1").entry()])

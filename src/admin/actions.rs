@@ -319,7 +319,7 @@ fn audited(peer: &Peer, what: &str, before: String, pool: &Arc<Pool>) -> Json<Pa
 }
 
 pub(super) fn find(running: &Running, name: &str) -> Result<Arc<Pool>, Refusal> {
-    running.pool(name).ok_or_else(|| no_pool(name))
+    running.pool(name).ok_or_else(|| no_pool(running, name))
 }
 
 pub(super) fn one(name: Name) -> Result<String, Refusal> {

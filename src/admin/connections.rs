@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Running;
 use super::error::Refusal;
+use super::history::no_pool;
 use super::words::Seconds;
 use crate::conn::listing::{Filter, Found};
 use crate::conn::{ConnectionView, Phase};
@@ -120,6 +121,22 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| "a duration such as 30s or 1h".to_owned())
+}
+
+impl Filter {
+    /// Refuses a pool that there is not: a wrong name is not the same as nobody there. One that
+    /// has left the file is known as long as it has connections.
+    ///
+    /// # Errors
+    /// 404.
+    pub(super) fn known_in(&self, running: &Running) -> Result<(), Refusal> {
+        let configured = running.configured();
+        let is = |name: &String| configured.every_pool().any(|pool| *pool.name == **name);
+        match self.pool.as_ref().filter(|name| !is(name)) {
+            Some(name) => Err(no_pool(running, name)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Connections {

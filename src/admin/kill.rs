@@ -60,6 +60,7 @@ pub(super) async fn many(
     pairs: Pairs,
 ) -> Result<Json<Killed>, Refusal> {
     let order = Order::parse(read(pairs)?)?;
+    order.filter.known_in(&running)?;
     let which = Which::Matching(Arc::new(order.filter), Instant::now());
     let ended = (!order.dry_run).then_some(Ended::Killed);
     let toll = end(&running, &which, ended).await;

@@ -203,6 +203,7 @@ async fn connections(
     pairs: Pairs,
 ) -> Result<Json<Connections>, Refusal> {
     let query = connections::Query::parse(read(pairs)?)?;
+    query.filter.known_in(&running)?;
     Ok(Json(Connections::of(&running, &query).await))
 }
 
@@ -248,7 +249,9 @@ async fn readyz(
                 "unknown parameter {name:?}; there is pool"
             )));
         }
-        let pool = running.pool(&value).ok_or_else(|| no_pool(&value))?;
+        let pool = running
+            .pool(&value)
+            .ok_or_else(|| no_pool(&running, &value))?;
         if pool.snapshot().usable() == 0 {
             reasons.push(format!("pool {value}: no usable backend"));
         }
