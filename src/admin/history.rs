@@ -8,6 +8,9 @@ use super::words::{At, Seconds};
 use crate::pool::State;
 use crate::pool::history::Entry;
 
+/// Pools that a refusal names at most.
+const NAMED: usize = 20;
+
 /// The answer, oldest first.
 #[derive(Debug, Serialize)]
 pub(super) struct History {

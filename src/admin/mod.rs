@@ -40,6 +40,7 @@ mod upgrade;
 mod words;
 
 pub use endpoint::{Bound, Endpoint, bind, most_connections, probe};
+pub use reload::audit as audit_reload;
 pub use running::{Configured, Current, LastReload, Leaving, Phase, Running};
 pub use series::{Recorder, sample};
 pub use upgrade::{Elder, NotUpgraded, UpgradeRequest, Upgraded, Upgrading};
