@@ -58,6 +58,22 @@ pub(super) struct Query {
     pub(super) filter: Filter,
 }
 
+/// Whether `value` can be that of a filter, for whoever looks before it asks.
+///
+/// # Errors
+/// What is expected instead. Without a value a filter is more likely a variable that is not set
+/// than a wish for all.
+pub fn check_filter(name: &str, value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        return Err("it has no value".to_owned());
+    }
+    let taken = Query::default().take(name, value);
+    taken.map_err(|why| match why.strip_prefix(&format!("{name}: ")) {
+        Some(why) => why.to_owned(),
+        None => why,
+    })
+}
+
 impl Query {
     /// Reads the pairs of a query string.
     ///

@@ -39,6 +39,7 @@ mod stats;
 mod upgrade;
 mod words;
 
+pub use connections::check_filter;
 pub use endpoint::{Bound, Endpoint, bind, most_connections, probe};
 pub use reload::audit as audit_reload;
 pub use running::{Configured, Current, LastReload, Leaving, Phase, Running};
