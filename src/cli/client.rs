@@ -64,9 +64,15 @@ impl Client {
     /// The token of the file is for the endpoint of the file: with `--admin` it is sent only
     /// where the file is named too.
     pub(super) fn new(args: &AdminArgs) -> Result<Self, Failure> {
+        Self::knowing(args, None)
+    }
+
+    /// The same where the file that is named has been read already: standard input cannot be
+    /// read twice.
+    pub(super) fn knowing(args: &AdminArgs, text: Option<&str>) -> Result<Self, Failure> {
         let file = match (&args.admin, &args.config.config) {
             (Some(_), None) => None,
-            _ => Some(admin_section(&args.config)?),
+            _ => Some(admin_section(args, text)?),
         };
         let endpoint = match (&args.admin, &file) {
             (Some(endpoint), _) => endpoint.clone(),
@@ -388,12 +394,22 @@ fn unix_name(path: &std::path::Path) -> PathBuf {
     }
 }
 
-fn admin_section(args: &ConfigArgs) -> Result<Admin, Failure> {
-    let read = |path: PathBuf| config::load_admin(&path).map_err(Failure::problems);
-    args.find().and_then(read).map_err(|mut failure| {
-        failure
-            .message
-            .push_str("\nor name the endpoint of the running balancer with --admin");
+fn admin_section(args: &AdminArgs, text: Option<&str>) -> Result<Admin, Failure> {
+    let read = |path: PathBuf| {
+        let admin = match text {
+            Some(text) => config::admin_of(text, &path),
+            None => config::load_admin(&path),
+        };
+        admin.map_err(Failure::problems)
+    };
+    args.config.find().and_then(read).map_err(|mut failure| {
+        failure.message.push_str(match (&args.admin, text) {
+            (_, Some(_)) => "",
+            (None, None) => {
+                "\nor name the endpoint of the running balancer with --admin, without -c"
+            }
+            (Some(_), None) => "\nor leave -c out: with --admin it is only asked for the token",
+        });
         failure
     })
 }

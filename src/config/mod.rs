@@ -64,7 +64,7 @@ pub use faults::{Faults, Problem, Severity};
 pub use fields::Effect;
 #[cfg(test)]
 pub(crate) use fields::plain_listener;
-pub use load::{Loaded, NotFound, find, load, load_admin, parse};
+pub use load::{Loaded, NotFound, admin_of, find, load, load_admin, load_text, parse};
 pub use one_backend::{FieldFault, backend};
 pub use places::KeyPath;
 pub use rate::{Rate, percentage};
