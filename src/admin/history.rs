@@ -75,7 +75,7 @@ pub(super) fn no_pool(running: &Running, name: &str) -> Refusal {
 fn there_is(names: &[&str]) -> String {
     match names.len() {
         0 => "there is none".to_owned(),
-        ..=NAMED => format!("there is {}", names.join(", ")),
+        1..=NAMED => format!("there is {}", names.join(", ")),
         all => {
             let first = names[..NAMED].join(", ");
             format!("there is {first} and {} more", all - NAMED)
