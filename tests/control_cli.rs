@@ -292,7 +292,10 @@ fn a_value_that_cannot_be_one_is_exit_code_2() {
             &["add", "web", "1.2.3.4"],
             "`address` cannot be \"1.2.3.4\"",
         ),
-        (&["add", "web", "1.2.3.4:5", "--name", ""], "`name`"),
+        (
+            &["add", "web", "1.2.3.4:5", "--name", ""],
+            "'--name <NAME>'",
+        ),
         (&["add", "", "1.2.3.4:5"], "'<POOL>'"),
         (&["pause", ""], "'<POOL>'"),
         (&["pause", "web", "--for", "0s"], "longer than 0s"),

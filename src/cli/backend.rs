@@ -68,7 +68,7 @@ pub(super) struct AddArgs {
     /// Where it is dialled, as in the file
     address: String,
     /// Its name [default: the address]
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// Its share against the other weights, 0 to 1000; 0: no new connections [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
