@@ -24,6 +24,7 @@
 //! | [`series`] | the last fifteen minutes of every backend |
 //! | [`resolve`] | what DNS says of backends by name |
 //! | [`rebalance`] | evens a pool at quiet moments, after a backend was added |
+//! | [`simulate`] | what a configuration would have made of recorded connections |
 //! | [`plan`] | what a reload would change, and which connections it would touch |
 //! | [`admin`] | the HTTP endpoint |
 //! | [`upgrade`] | another process takes the place of this one, with every connection |
@@ -55,5 +56,6 @@ pub mod resolve;
 pub mod runtime;
 pub mod series;
 pub mod server;
+pub mod simulate;
 mod terminal;
 pub mod upgrade;

@@ -72,6 +72,11 @@ fn backend_shape() -> Value {
         "connect_seconds": seconds,
         "first_byte_seconds": seconds,
         "duration_seconds": seconds,
+        "rtt_seconds": seconds,
+        "delivery_rate": seconds,
+        "retransmitted": {
+            "sent_bytes": "number", "retransmitted_bytes": "number", "share": "number|null",
+        },
         "health": {
             "kind": "string", "last_at": "time|null", "last_ok": "bool|null",
             "last_error": "string|null", "latency_seconds": "number|null", "since": "time",

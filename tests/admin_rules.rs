@@ -169,6 +169,56 @@ fn a_read_only_endpoint_refuses_every_change() {
     }
 }
 
+/// What only asks what a change would do is no change; who may ask it is the same.
+#[test]
+fn a_read_only_endpoint_answers_dry_runs() {
+    let text = with_admin("bind = \"127.0.0.1:0\"\nread_only = true\ntoken = \"s3cret\"");
+    let isobar = Launch::new(&text).token("s3cret").start();
+    let kind = "Content-Type: application/json\r\n";
+    let ask = |headers: &str, method: &str, path: &str, body: &str| {
+        request(
+            isobar.admin(),
+            method,
+            path,
+            &format!("{kind}{headers}"),
+            body,
+        )
+        .status
+    };
+    let dry = [
+        ("DELETE", "/connections?pool=web&dry_run=true", "", 200),
+        ("DELETE", "/connections/1?dry_run=true", "", 404),
+        ("POST", "/pools/web/rebalance", r#"{"dry_run": true}"#, 200),
+    ];
+    for (method, path, body, status) in dry {
+        assert_eq!(ask(TOKEN, method, path, body), status, "{method} {path}");
+        assert_eq!(ask("", method, path, body), 401, "{method} {path}");
+    }
+    let real = [
+        ("DELETE", "/connections?pool=web", ""),
+        ("DELETE", "/connections?pool=web&dry_run=false", ""),
+        (
+            "DELETE",
+            "/connections?pool=web&dry_run=true&dry_run=false",
+            "",
+        ),
+        ("DELETE", "/connections/1", ""),
+        ("DELETE", "/pools/web/backends/b1?dry_run=true", ""),
+        ("POST", "/pools/web/rebalance", r#"{"dry_run": false}"#),
+        ("POST", "/pools/web/rebalance", ""),
+        ("DELETE", "/pools/web/rebalance", ""),
+        ("DELETE", "/pools/web/rebalance?dry_run=true", ""),
+        ("POST", "/reload?dry_run=true", ""),
+    ];
+    for (method, path, body) in real {
+        assert_eq!(
+            ask(TOKEN, method, path, body),
+            403,
+            "{method} {path} {body}"
+        );
+    }
+}
+
 #[test]
 fn a_unix_socket_takes_any_host_and_is_for_its_owner() {
     use std::os::unix::fs::PermissionsExt;

@@ -86,17 +86,6 @@ fn a_wrong_command_line_is_exit_code_2() {
     }
 }
 
-#[test]
-fn a_command_of_a_later_version_says_so_and_is_not_in_the_help() {
-    for command in ["top", "simulate"] {
-        let output = isobar(&[command, "-c", "lb.toml"]);
-        assert_eq!(code(&output), Some(2), "{command}");
-        let expected = format!("isobar {command}: not available in this version of isobar yet\n");
-        assert_eq!(stderr(&output), expected);
-    }
-    assert!(!stdout(&isobar(&["--help"])).contains("simulate"));
-}
-
 /// How to reach the balancer is all that its file is asked for: exit code 3 is that nobody
 /// answers there.
 #[test]
@@ -110,6 +99,23 @@ fn the_way_to_the_balancer_is_found_in_a_file_with_other_faults() {
     let output = isobar(&["status", "-c", &path]);
     assert_eq!(code(&output), Some(2), "{output:?}");
     assert!(stderr(&output).contains(":6:8: "), "{output:?}");
+    // Where the section may be lost, its defaults may be those of another balancer.
+    let (_directory, path) = file("garbage [");
+    for command in ["status", "reload", "plan"] {
+        let output = isobar(&[command, "-c", &path]);
+        assert_eq!(code(&output), Some(2), "{output:?}");
+        let fault = format!("{path}:1:");
+        assert!(stderr(&output).starts_with(&fault), "{output:?}");
+        let remedy = stderr(&output).contains("--admin");
+        assert_eq!(remedy, command != "plan", "{output:?}");
+    }
+    let elsewhere = ["reload", "-c", &path, "--admin", "127.0.0.1:1"];
+    let output = isobar(&elsewhere);
+    assert_eq!(code(&output), Some(2), "{output:?}");
+    assert!(stderr(&output).contains("leave -c out"), "{output:?}");
+    let output = isobar(&["plan", "-c", "/nope"]);
+    assert_eq!(code(&output), Some(2), "{output:?}");
+    assert_eq!(stderr(&output), "/nope: there is no such file\n");
 }
 
 #[test]
@@ -127,6 +133,44 @@ fn a_missing_configuration_is_exit_code_2_and_says_where_it_was_looked_for() {
         let missing = in_directory(empty.path(), &["check"]);
         assert_eq!(code(&missing), Some(2));
         assert!(stderr(&missing).contains("lb.toml"), "{missing:?}");
+    }
+}
+
+/// A FIFO has nothing to read until somebody writes; a pipe that is standard input has.
+#[test]
+fn a_fifo_is_refused_and_standard_input_is_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("lb.toml");
+    let made = Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo runs").success());
+    let path = path.display().to_string();
+    for command in ["check", "run", "plan", "reload"] {
+        let output = isobar(&[command, "-c", &path]);
+        assert_eq!(code(&output), Some(2), "{output:?}");
+        let said = format!("{path}: this is a FIFO, not a regular file\n");
+        assert!(stderr(&output).starts_with(&said), "{output:?}");
+    }
+    let (_directory, good) = file(GOOD);
+    let given = |stdin: Stdio| {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_isobar"));
+        check.args(["check", "-c", "/dev/stdin"]).stdin(stdin);
+        check.output().expect("isobar runs")
+    };
+    let regular = given(std::fs::File::open(&good).expect("a file").into());
+    let mut cat = Command::new("cat")
+        .arg(&good)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("cat runs");
+    let piped = given(cat.stdout.take().expect("a pipe").into());
+    assert!(cat.wait().expect("it ends").success());
+    let nothing = given(Stdio::null());
+    for output in [regular, piped, nothing] {
+        assert_eq!(code(&output), Some(0), "{output:?}");
+        assert!(
+            stdout(&output).starts_with("/dev/stdin: ok, "),
+            "{output:?}"
+        );
     }
 }
 

@@ -317,7 +317,16 @@ fn connections_are_killed_by_id_and_by_filter_and_both_sides_see_a_reset() {
         .as_str()
         .expect("an id")
         .to_owned();
-    let killed = isobar.tell("DELETE", &format!("/connections/{id}"), "");
+    let path = format!("/connections/{id}");
+    let looked = isobar.tell("DELETE", &format!("{path}?dry_run=true"), "");
+    assert_eq!(looked, json!({"matched": 1, "closed": 0}));
+    for wrong in ["dry_run=yes", "dryrun=true", "pool=web"] {
+        let refused = isobar.ask("DELETE", &format!("{path}?{wrong}"), "");
+        assert_eq!(refused.status, 400, "{wrong}: {}", refused.body);
+    }
+    all[1].0.write("still here");
+    all[1].1.expect("still here");
+    let killed = isobar.tell("DELETE", &path, "");
     assert_eq!(killed, json!({"matched": 1, "closed": 1}));
     all[1].0.expect_reset();
     all[1].1.expect_reset();
@@ -393,7 +402,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         ("POST", "/pools/web/backends", r#"{"address": "x"}"#, 422),
         ("DELETE", "/pools/web/backends/b9", "", 404),
         ("POST", "/pools/nope/pause", "", 404),
-        ("POST", "/pools/web/pause", r#"{"for": "0s"}"#, 400),
+        ("POST", "/pools/web/pause", r#"{"for": "0s"}"#, 422),
         ("POST", "/pools/web/pause", r#"{"for": "soon"}"#, 422),
         ("POST", "/pools/web/pause", r#"{"until": "1s"}"#, 422),
         ("POST", "/pools/web/resume", r#"{"for": "1s"}"#, 422),
@@ -401,6 +410,9 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         ("DELETE", "/connections?dry_run=true", "", 400),
         ("DELETE", "/connections?pool=", "", 400),
         ("DELETE", "/connections?nope=1", "", 400),
+        ("DELETE", "/connections?pool=wbe", "", 404),
+        ("DELETE", "/connections?pool=wbe&dry_run=true", "", 404),
+        ("GET", "/connections?pool=wbe", "", 404),
         ("DELETE", "/connections/x", "", 404),
         ("POST", b1, "", 405),
         ("GET", "/pools/web/resume", "", 405),
@@ -415,6 +427,10 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         );
         assert!(refused.json()["error"].is_string(), "{}", refused.body);
     }
+    let never = isobar.ask("POST", "/pools/web/pause", "{\n \"for\": \"0s\"}");
+    let problem = &never.json()["problems"][0];
+    assert_eq!(problem["line"], 2, "{}", never.body);
+    assert!(never.body.contains("without `for`"), "{}", never.body);
     assert_eq!(isobar.stat("/overrides"), json!([]));
     assert_eq!(isobar.visits("web", 3).len(), 3);
     let plain = "Content-Type: text/plain\r\n";

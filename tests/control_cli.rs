@@ -159,7 +159,7 @@ fn backends_are_added_and_removed() {
     assert_eq!(told, format!("web/b2: added, {address}, up"));
     assert_eq!(isobar.visits("web", 8)["b2"], 6);
     assert!(fails(&isobar, &["add", "web", &address, "--name", "b2"], 1).contains("already"));
-    let said = fails(&isobar, &["add", "web", "10.0.0.1"], 1);
+    let said = fails(&isobar, &["add", "web", "10.0.0.1"], 2);
     assert!(said.contains("10.0.0.1"), "{said}");
     isobar.expect_removal();
     let told = done(&isobar, &["remove", "web/b2"]);
@@ -275,10 +275,60 @@ fn connections_are_listed_and_killed() {
     ] {
         fails(&isobar, wrong, 2);
     }
-    let said = fails(&isobar, &["connections", "--state", "open"], 1);
-    assert!(said.contains("one of preread"), "{said}");
-    let said = fails(&isobar, &["kill", "--pool", ""], 1);
-    assert!(said.contains("pool has no value"), "{said}");
+}
+
+/// No balancer is needed to see that it is wrong.
+#[test]
+fn a_value_that_cannot_be_one_is_exit_code_2() {
+    for (args, why) in [
+        (&["connections", "--state", "open"][..], "one of preread"),
+        (&["connections", "--older", "5"], "a duration such as"),
+        (&["connections", "--pool", ""], "it has no value"),
+        (&["kill", "--client", "nope"], "expected an address, a CIDR"),
+        (&["kill", "--client", "10.0.0.0/33"], "expected an address"),
+        (&["kill", "--idle", "soon"], "'--idle <DURATION>'"),
+        (&["kill", "--pool", ""], "it has no value"),
+        (
+            &["add", "web", "1.2.3.4"],
+            "`address` cannot be \"1.2.3.4\"",
+        ),
+        (
+            &["add", "web", "1.2.3.4:5", "--name", ""],
+            "'--name <NAME>'",
+        ),
+        (&["add", "", "1.2.3.4:5"], "'<POOL>'"),
+        (&["pause", ""], "'<POOL>'"),
+        (&["pause", "web", "--for", "0s"], "longer than 0s"),
+        (&["resume", ""], "'<POOL>'"),
+        (&["rebalance", ""], "'<POOL>'"),
+    ] {
+        let nobody = ["--admin", "127.0.0.1:1"];
+        let exit = Launch::new("").run_to_exit(&[args, &nobody].concat());
+        assert_eq!(exit.code, Some(2), "{args:?}: {}", exit.stderr);
+        assert!(exit.stderr.contains(why), "{args:?}: {}", exit.stderr);
+    }
+}
+
+/// A name that is mistyped is not the same as nobody there.
+#[test]
+fn a_pool_that_is_not_there_is_exit_code_1_and_those_that_are_are_named() {
+    let isobar = started("", &two());
+    for args in [
+        &["kill", "--pool", "wbe"][..],
+        &["kill", "--pool", "wbe", "--dry-run"],
+        &["connections", "--pool", "wbe"],
+        &["connections", "--pool", "wbe", "--json"],
+        &["pause", "wbe"],
+        &["resume", "wbe"],
+        &["drain", "wbe/b1"],
+        &["remove", "wbe/b1"],
+        &["rebalance", "wbe"],
+        &["add", "wbe", "127.0.0.1:1"],
+    ] {
+        let said = fails(&isobar, args, 1);
+        assert_eq!(said, "error: no pool wbe; there is web", "{args:?}");
+    }
+    assert_eq!(isobar.stat("/overrides"), json!([]));
 }
 
 #[test]

@@ -153,6 +153,54 @@ fn the_page_asks_for_the_token_where_one_is_needed() {
     assert_eq!(kept, json!([1, 0]));
 }
 
+/// 1. A backend is killed. Its name is clicked: the page says why it is down, since when, and how
+///    long the check took.
+/// 2. An operator forces another one, which is shown by name of who did it.
+/// 3. Numbers of latency and quality are there.
+#[test]
+#[ignore = "needs chromium and chromium-driver"]
+fn a_click_on_a_backend_shows_its_history_and_how_well_it_is_reached() {
+    let (isobar, backends, browser) = scene("");
+    let held: Vec<_> = (0..3).map(|_| isobar.stay("web")).collect();
+    held.iter().for_each(|(client, _)| client.write("more"));
+    wait_until("a round trip was sampled", || {
+        isobar.count("/pools/web/backends/pine/rtt_seconds/count") > 0
+    });
+    backends[0].stop();
+    isobar.wait_state("web", "oak", "down");
+    browser.click(&format!("{} .name", row("oak")));
+    wait_until("it says why", || {
+        let text = browser.text("#backend-history");
+        text.contains("connect: connection refused") && text.contains("checks")
+    });
+    let state = browser.text("#backend-state");
+    assert!(state.contains("is down"), "{state}");
+    let faults = browser.run(include_str!("dashboard/readable.js"));
+    assert_eq!(faults, json!([]));
+    browser.click("#backend-dialog menu button");
+    browser.click(&format!("{} .name", row("pine")));
+    let number = "const of = document.querySelectorAll('#backend-quality tr')[2]; \
+                  return [...of.children].map(cell => cell.textContent)";
+    wait_until("the round trip is told", || {
+        let cells = browser.run(number);
+        cells[0] == "Round trip" && cells[1].as_str().is_some_and(|text| text.ends_with("ms"))
+    });
+    wait_until("what was sent is told", || {
+        let text = browser.text("#backend-retransmitted");
+        text.contains("0.00") && text.contains("in all 0\u{202f}B of 4\u{202f}B")
+    });
+    isobar.set("web/pine", "{\"state\": \"drain\"}");
+    let by = isobar.stat("/pools/web/backends/pine/health/history");
+    let by = by.as_array().and_then(|all| all.last()?["by"].as_str());
+    let by = by.expect("who it was").to_owned();
+    wait_until("it says who did it, while it is open", || {
+        let text = browser.text("#backend-history");
+        text.contains("draining") && text.contains(&by)
+    });
+    drop(held);
+    check(&browser, &isobar);
+}
+
 /// Names, labels and contrast, in light and in dark.
 #[test]
 #[ignore = "needs chromium and chromium-driver"]

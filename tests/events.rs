@@ -121,6 +121,33 @@ fn what_happens_is_told_while_it_happens() {
     assert!(refused.id > change.id && change.id > down.id && down.id > ready.id);
 }
 
+/// 1. Connections fail at a backend that nobody checks: it is ejected.
+/// 2. It listens again: its trial succeeds. Both are told.
+#[test]
+fn an_ejection_and_its_end_are_told_too() {
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let outlier = "[pool.web.outlier]\nconsecutive_failures = 2\neject_for = \"300ms\"\n";
+    let isobar = Isobar::start(&web(outlier, &[a.entry(), b.entry()]));
+    let watcher = Watcher::of(&isobar, "");
+    b.stop();
+    isobar.visits("web", 4);
+    let ejected = watcher.wait(|event| event.data["state"] == "ejected");
+    assert_eq!(ejected.kind, "state");
+    assert_eq!(ejected.data["backend"], "b");
+    let cause = ejected.data["cause"].as_str().expect("a cause");
+    assert!(cause.contains("2 failures in a row"), "{cause}");
+    b.listen();
+    wait_until("the trial succeeded", || {
+        isobar.visit("web");
+        isobar.stat("/pools/web/backends/b/state") == "up"
+    });
+    let up = watcher.wait(|event| event.data["from"] == "ejected");
+    assert_eq!(
+        (&up.data["backend"], &up.data["state"]),
+        (&"b".into(), &"up".into())
+    );
+}
+
 #[test]
 fn who_comes_again_is_told_what_was_missed_alone() {
     let (isobar, _a, _b) = two();

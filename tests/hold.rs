@@ -452,6 +452,29 @@ fn a_backend_that_is_down_by_checks_is_tried_where_that_is_wished() {
     assert_eq!(isobar.wait_access(local).text("pick"), Some("try"));
 }
 
+/// The pauses are 100, 200, 400 and 800 ms, then 1 s each; the machine may be slower than that.
+#[test]
+fn a_client_that_is_held_alone_tries_at_ever_longer_pauses() {
+    let backend = Backend::refusing("b1");
+    let settings = "connect_attempts = 1\n[pool.web.health]\nkind = \"none\"\n";
+    let isobar = Isobar::start(&web(settings, &[backend.entry()]));
+    let begun = Instant::now();
+    let client = queue_up(&isobar, 1);
+    let tried = || {
+        let tried = isobar.stat("/pools/web/backends/b1/connections/failed");
+        tried.as_u64().expect("a count")
+    };
+    wait_until("it tried five times", || tried() >= 5);
+    // The first try is no tick; four ticks end after 1.5 s.
+    assert!(begun.elapsed() >= Duration::from_millis(1_400));
+    let (tried_by_now, since) = (tried(), Instant::now());
+    wait_until("it tried thrice more", || tried() >= tried_by_now + 3);
+    assert!(since.elapsed() >= Duration::from_millis(1_800));
+    backend.listen();
+    assert_eq!(client.read_line(), "b1");
+    leave(&client);
+}
+
 /// 1. The only slots of pool `web` and of its fallback are taken; a client is held.
 /// 2. Another arrives: it queues behind, although its turn in the fallback would come first.
 /// 3. A slot of the fallback is given back: the held client gets it, then the other one does.

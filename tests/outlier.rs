@@ -202,6 +202,22 @@ fn a_backend_that_closes_or_resets_before_its_first_byte_is_ejected() {
 
 /// Steps: clients that leave with FIN or RST, or say something and get no answer; ten of each
 /// on two backends. With one failure in between everybody would be out.
+/// A client that answers the FIN with its own at once does not hide that the backend's came first.
+#[test]
+fn an_early_close_is_counted_however_soon_the_client_closes_too() {
+    const TIMES: usize = 300;
+    let mood = Mood::default();
+    mood.set(CLOSES);
+    let b1 = mood.backend("b1");
+    let settings = "replay = \"off\"\n[pool.web.health]\nkind = \"none\"\n\
+                    [pool.web.outlier]\nconsecutive_failures = 1000\n";
+    let isobar = Isobar::start(&web(settings, &[b1.entry()]));
+    (0..TIMES).for_each(|_| assert_eq!(look_in(&isobar), ""));
+    wait_until("each was counted", || {
+        failures(&isobar, "b1", "early_close") >= TIMES as f64
+    });
+}
+
 #[test]
 fn what_clients_do_ejects_nobody() {
     let close_when_asked = |name: &str| {

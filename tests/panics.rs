@@ -1,9 +1,11 @@
-//! A connection's task that panics: needs a build with the feature `fault-injection`.
+//! A connection's task that panics, and `isobar top`: needs a build with the feature `fault-injection`.
 #![cfg(feature = "fault-injection")]
 
 mod support;
 
-use support::{Backend, End, Family, Launch};
+use std::process::Command;
+
+use support::{Backend, End, Family, Isobar, Launch, Terminal, web};
 
 /// 1. Every connection of listener `faulty` panics at a stage; listener `web` shares its pool.
 /// 2. A connection of `web` lives through all of it.
@@ -37,4 +39,19 @@ fn a_task_that_panics_ends_its_own_connection_and_gives_everything_back() {
         isobar.expect_panics(5);
         assert_eq!(isobar.ended("web", "internal"), 0);
     }
+}
+
+/// The terminal is as it was, and what went wrong is told there.
+#[test]
+fn a_panic_of_top_gives_the_terminal_back_and_is_told() {
+    let isobar = Isobar::start(&web("", &[]));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_isobar"));
+    command.args(["top", "--admin", &isobar.admin().to_string()]);
+    command.env("ISOBAR_PANIC_AT", "draw@top");
+    // A screen has no room for one.
+    command.env("RUST_BACKTRACE", "0");
+    let mut terminal = Terminal::start(&command, 80, 24);
+    assert_eq!(terminal.wait_exit().code(), Some(101));
+    terminal.wait_text("injected fault at draw@top");
+    terminal.assert_given_back();
 }

@@ -218,6 +218,38 @@ fn a_file_that_changes_nothing_changes_nothing() {
     assert!(said.says("level", "info"), "{}", said.raw);
 }
 
+/// As for a change over HTTP, whoever asked for it; what changes nothing is none.
+#[test]
+fn a_signal_that_changes_something_is_one_audit_line() {
+    let backends = named(&["b1", "b2"]);
+    let isobar = Isobar::start(&file("", &backends[..1]));
+    isobar.signal(Signal::HUP);
+    isobar.log().wait("that nothing changes", |line| {
+        line.message() == "reload: nothing to change"
+    });
+    isobar.rewrite("nonsense\n");
+    isobar.signal(Signal::HUP);
+    isobar
+        .log()
+        .wait("it was refused", |line| line.message() == "reload refused");
+    isobar.rewrite(&file("", &backends));
+    isobar.signal(Signal::HUP);
+    let audit = |line: &support::Line| line.says("target", "isobar::audit");
+    let line = isobar.log().wait("who changed it", audit);
+    let said = ["by", "what", "before", "after"].map(|field| line.text(field));
+    let expected = ["SIGHUP", "reload", "generation=1", "generation=2"];
+    assert_eq!(said, expected.map(Some));
+    assert_eq!(
+        isobar
+            .log()
+            .lines()
+            .iter()
+            .filter(|line| audit(line))
+            .count(),
+        1
+    );
+}
+
 #[test]
 fn what_is_known_of_a_backend_outlives_a_change_of_something_else() {
     let backends = named(&["b1", "b2"]);

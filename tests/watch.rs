@@ -71,6 +71,15 @@ fn a_rewrite_and_a_rename_over_it_are_taken_once_each() {
         scene.isobar.log().lines().iter().filter(by).count() == 3
     });
     assert_eq!(scene.generation(), 4);
+    let audit = |line: &&support::Line| line.says("target", "isobar::audit");
+    wait_until("each change is one audit line", || {
+        scene.isobar.log().lines().iter().filter(audit).count() == 3
+    });
+    let lines = scene.isobar.log().lines();
+    let line = lines.iter().find(audit).expect("a line");
+    let told = ["by", "what", "before", "after"].map(|field| line.text(field));
+    let expected = ["watch", "reload", "generation=1", "generation=2"];
+    assert_eq!(told, expected.map(Some));
 }
 
 #[test]

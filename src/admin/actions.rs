@@ -55,7 +55,7 @@ struct Setting {
 #[serde(deny_unknown_fields)]
 struct Pausing {
     #[serde(default, rename = "for")]
-    length: Option<Length>,
+    length: Option<Lasting>,
 }
 
 /// What is not to be configured.
@@ -102,6 +102,21 @@ impl<'de> Deserialize<'de> for Length {
         length.map(Self).map_err(|why| {
             serde::de::Error::custom(format_args!("{text:?} is no such time: {why}"))
         })
+    }
+}
+
+/// Longer than no time.
+#[derive(Debug)]
+struct Lasting(Duration);
+
+impl<'de> Deserialize<'de> for Lasting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Length::deserialize(deserializer)? {
+            Length(Duration::ZERO) => Err(serde::de::Error::custom(
+                "a pause lasts longer than 0s; without `for` it lasts until it is resumed",
+            )),
+            Length(length) => Ok(Self(length)),
+        }
     }
 }
 
@@ -269,11 +284,6 @@ pub(super) async fn pause(
     let (head, body) = request.into_parts();
     let asked: Pausing = body::json(&head, body).await?;
     let length = asked.length.map(|length| length.0);
-    if length == Some(Duration::ZERO) {
-        return Err(Refusal::bad_request(
-            "a pause lasts longer than 0s; without `for` it lasts until it is resumed",
-        ));
-    }
     let before = Paused::of(&pool).told();
     pool.pause(length, &peer.stamp())?;
     Ok(audited(&peer, "pause", before, &pool))
@@ -309,7 +319,7 @@ fn audited(peer: &Peer, what: &str, before: String, pool: &Arc<Pool>) -> Json<Pa
 }
 
 pub(super) fn find(running: &Running, name: &str) -> Result<Arc<Pool>, Refusal> {
-    running.pool(name).ok_or_else(|| no_pool(name))
+    running.pool(name).ok_or_else(|| no_pool(running, name))
 }
 
 pub(super) fn one(name: Name) -> Result<String, Refusal> {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Running;
 use super::error::Refusal;
+use super::history::no_pool;
 use super::words::Seconds;
 use crate::conn::listing::{Filter, Found};
 use crate::conn::{ConnectionView, Phase};
@@ -55,6 +56,22 @@ struct Connection {
 pub(super) struct Query {
     limit: Option<usize>,
     pub(super) filter: Filter,
+}
+
+/// Whether `value` can be that of a filter, for whoever looks before it asks.
+///
+/// # Errors
+/// What is expected instead. Without a value a filter is more likely a variable that is not set
+/// than a wish for all.
+pub fn check_filter(name: &str, value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        return Err("it has no value".to_owned());
+    }
+    let taken = Query::default().take(name, value);
+    taken.map_err(|why| match why.strip_prefix(&format!("{name}: ")) {
+        Some(why) => why.to_owned(),
+        None => why,
+    })
 }
 
 impl Query {
@@ -120,6 +137,22 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| "a duration such as 30s or 1h".to_owned())
+}
+
+impl Filter {
+    /// Refuses a pool that there is not: a wrong name is not the same as nobody there. One that
+    /// has left the file is known as long as it has connections.
+    ///
+    /// # Errors
+    /// 404.
+    pub(super) fn known_in(&self, running: &Running) -> Result<(), Refusal> {
+        let configured = running.configured();
+        let is = |name: &String| configured.every_pool().any(|pool| *pool.name == **name);
+        match self.pool.as_ref().filter(|name| !is(name)) {
+            Some(name) => Err(no_pool(running, name)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Connections {

@@ -30,6 +30,9 @@ const OPEN: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
 /// It is asked with a body, and changes nothing.
 const PLAN: &str = "/plan";
 
+/// What a rule that forbids changes says.
+pub(super) const READ_ONLY: &str = "the admin endpoint is read-only";
+
 /// The page itself says nothing; what it shows it asks for.
 const SHELL: &str = "/";
 
@@ -81,9 +84,8 @@ impl Guard {
         let host = self.host(request)?;
         is_own_origin(&request.headers, host.as_deref())?;
         self.authorize(request)?;
-        let changes = is_change(&request.method) && request.uri.path() != PLAN;
-        if changes && self.read_only {
-            return Err(forbidden("the admin endpoint is read-only"));
+        if self.read_only && is_change(&request.method) && !may_only_look(request) {
+            return Err(forbidden(READ_ONLY));
         }
         takes_body(request)
     }
@@ -146,7 +148,24 @@ impl Guard {
     }
 }
 
-fn forbidden(reason: &str) -> Refusal {
+/// Whether a request changes nothing though its method would let it. Whether a rebalance is a
+/// dry run is said in its body: who reads that refuses those that are not.
+fn may_only_look(request: &Parts) -> bool {
+    let path = request.uri.path();
+    let rebalances = || path.starts_with("/pools/") && path.ends_with("/rebalance");
+    match request.method {
+        Method::POST => path == PLAN || rebalances(),
+        Method::DELETE => {
+            let query = request.uri.query().unwrap_or_default().split('&');
+            let mut flags = query.filter(|pair| pair.split('=').next() == Some("dry_run"));
+            let connections = path == "/connections" || path.starts_with("/connections/");
+            connections && flags.next() == Some("dry_run=true") && flags.next().is_none()
+        }
+        _ => false,
+    }
+}
+
+pub(super) fn forbidden(reason: &str) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, reason)
 }
 

@@ -8,6 +8,9 @@ use super::words::{At, Seconds};
 use crate::pool::State;
 use crate::pool::history::Entry;
 
+/// Pools that a refusal names at most.
+const NAMED: usize = 20;
+
 /// The answer, oldest first.
 #[derive(Debug, Serialize)]
 pub(super) struct History {
@@ -47,7 +50,7 @@ impl History {
     /// Of one backend.
     pub(super) fn of(running: &Running, pool: &str, backend: &str) -> Result<Self, Refusal> {
         let Some(found) = running.pool(pool) else {
-            return Err(no_pool(pool));
+            return Err(no_pool(running, pool));
         };
         let mut views = found.overview().backends.into_iter();
         let view = views
@@ -62,7 +65,33 @@ impl History {
     }
 }
 
-/// There is no pool of that name.
-pub(super) fn no_pool(name: &str) -> Refusal {
-    Refusal::not_found(format!("no pool {name}"))
+/// There is no pool of that name: which there are.
+pub(super) fn no_pool(running: &Running, name: &str) -> Refusal {
+    let configured = running.configured();
+    let names: Vec<_> = configured.pools.iter().map(|pool| &*pool.name).collect();
+    Refusal::not_found(format!("no pool {name}; {}", there_is(&names)))
+}
+
+fn there_is(names: &[&str]) -> String {
+    match names.len() {
+        0 => "there is none".to_owned(),
+        1..=NAMED => format!("there is {}", names.join(", ")),
+        all => {
+            let first = names[..NAMED].join(", ");
+            format!("there is {first} and {} more", all - NAMED)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_the_first_are_said() {
+        assert_eq!(there_is(&[]), "there is none");
+        assert_eq!(there_is(&["a", "b"]), "there is a, b");
+        let many = ["x"; NAMED + 2];
+        assert!(there_is(&many).ends_with(", x and 2 more"));
+    }
 }

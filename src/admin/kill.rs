@@ -26,18 +26,29 @@ pub(super) struct Killed {
     closed: usize,
 }
 
-/// Resets the connection of that id.
+/// Resets the connection of that id, or says whether there is one.
 pub(super) async fn one(
     State(running): State<Arc<Running>>,
     Extension(peer): Extension<Peer>,
     id: Result<Path<String>, PathRejection>,
+    pairs: Pairs,
 ) -> Result<Json<Killed>, Refusal> {
     let Path(id) = id.map_err(|error| Refusal::bad_request(error.body_text()))?;
+    let (dry_run, rest) = dry_run(read(pairs)?)?;
+    if let Some((name, _)) = rest.first() {
+        return Err(Refusal::bad_request(format!(
+            "unknown parameter {name:?}; there is dry_run"
+        )));
+    }
     let missing = || Refusal::not_found(format!("no connection {id}"));
     let number: u64 = id.parse().map_err(|_| missing())?;
-    let toll = end(&running, &Which::Id(number), Some(Ended::Killed)).await;
+    let ended = (!dry_run).then_some(Ended::Killed);
+    let toll = end(&running, &Which::Id(number), ended).await;
     if toll.matched == 0 {
         return Err(missing());
+    }
+    if dry_run {
+        return Ok(answer(toll));
     }
     Ok(told(&peer, &format!("id={number}"), toll))
 }
@@ -49,6 +60,7 @@ pub(super) async fn many(
     pairs: Pairs,
 ) -> Result<Json<Killed>, Refusal> {
     let order = Order::parse(read(pairs)?)?;
+    order.filter.known_in(&running)?;
     let which = Which::Matching(Arc::new(order.filter), Instant::now());
     let ended = (!order.dry_run).then_some(Ended::Killed);
     let toll = end(&running, &which, ended).await;
@@ -86,6 +98,17 @@ fn answer(toll: Toll) -> Json<Killed> {
     Json(Killed { matched, closed })
 }
 
+/// Whether the request only asks, and the pairs of its query that say something else.
+fn dry_run(pairs: Vec<(String, String)>) -> Result<(bool, Vec<(String, String)>), Refusal> {
+    let (flags, rest): (Vec<_>, Vec<_>) =
+        pairs.into_iter().partition(|(name, _)| name == "dry_run");
+    match &flags.iter().map(|(_, value)| &**value).collect::<Vec<_>>()[..] {
+        [] | ["false"] => Ok((false, rest)),
+        ["true"] => Ok((true, rest)),
+        _ => Err(Refusal::bad_request("dry_run is true or false, given once")),
+    }
+}
+
 /// What is to be reset.
 #[derive(Debug)]
 struct Order {
@@ -99,13 +122,7 @@ impl Order {
     /// Reads the pairs of a query string. A filter without a value is refused, not passed over:
     /// it is more likely a variable of a script that is not set than a wish to reset all.
     fn parse(pairs: Vec<(String, String)>) -> Result<Self, Refusal> {
-        let (flags, filters): (Vec<_>, Vec<_>) =
-            pairs.into_iter().partition(|(name, _)| name == "dry_run");
-        let dry_run = match &flags.iter().map(|(_, value)| &**value).collect::<Vec<_>>()[..] {
-            [] | ["false"] => false,
-            ["true"] => true,
-            _ => return Err(Refusal::bad_request("dry_run is true or false, given once")),
-        };
+        let (dry_run, filters) = dry_run(pairs)?;
         if filters.is_empty() {
             return Err(Refusal::bad_request(
                 "no filter: name the connections that are to be reset",

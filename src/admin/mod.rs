@@ -39,7 +39,9 @@ mod stats;
 mod upgrade;
 mod words;
 
+pub use connections::check_filter;
 pub use endpoint::{Bound, Endpoint, bind, most_connections, probe};
+pub use reload::audit as audit_reload;
 pub use running::{Configured, Current, LastReload, Leaving, Phase, Running};
 pub use series::{Recorder, sample};
 pub use upgrade::{Elder, NotUpgraded, UpgradeRequest, Upgraded, Upgrading};
@@ -203,6 +205,7 @@ async fn connections(
     pairs: Pairs,
 ) -> Result<Json<Connections>, Refusal> {
     let query = connections::Query::parse(read(pairs)?)?;
+    query.filter.known_in(&running)?;
     Ok(Json(Connections::of(&running, &query).await))
 }
 
@@ -248,7 +251,9 @@ async fn readyz(
                 "unknown parameter {name:?}; there is pool"
             )));
         }
-        let pool = running.pool(&value).ok_or_else(|| no_pool(&value))?;
+        let pool = running
+            .pool(&value)
+            .ok_or_else(|| no_pool(&running, &value))?;
         if pool.snapshot().usable() == 0 {
             reasons.push(format!("pool {value}: no usable backend"));
         }

@@ -23,7 +23,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::Running;
 use crate::metrics::families::{Family, Kind, Label};
-use crate::metrics::histogram::{BOUNDS, Histogram};
+use crate::metrics::histogram::Histogram;
 use collect::Snapshot;
 
 /// Everything in `format`.
@@ -102,7 +102,7 @@ impl Samples<'_> {
     fn histogram(&mut self, labels: &[&str], histogram: &Histogram) -> fmt::Result {
         let labels = Labels::new(self.family, labels);
         let seen = histogram.buckets();
-        let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
+        let bounds = histogram.scale().bounds.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(seen.counts).collect();
         let mut encoder = self.encoder.encode_family(&labels)?;
         encoder.encode_histogram::<NoLabelSet>(seen.sum, seen.count, &buckets, None)

@@ -12,6 +12,7 @@ use super::actions::{App, By, Name, find, one};
 use super::audit::Change;
 use super::body;
 use super::error::Refusal;
+use super::guard;
 use super::running::Phase;
 use super::words::{At, Seconds, Table};
 use crate::config::{self, Rate};
@@ -259,6 +260,9 @@ pub(super) async fn begin(
     let pool = find(&running, &one(name)?)?;
     let (head, body) = request.into_parts();
     let asked: Asked = body::json(&head, body).await?;
+    if !asked.dry_run && running.configured().file.config.admin.read_only {
+        return Err(guard::forbidden(guard::READ_ONLY));
+    }
     let wish = asked.wish();
     let proposal = Proposal::make(&pool, &running.cores, Vec::new(), wish.target).await;
     let proposed = Proposed::of(&pool, wish, asked.dry_run, &proposal);

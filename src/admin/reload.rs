@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::{Change, Peer};
 use super::body;
 use super::error::Refusal;
-use super::orders::{Refused, Wanted};
+use super::orders::{Done, Refused, Wanted};
 use super::running::Running;
 use super::{Pairs, read};
 use crate::config;
@@ -95,19 +95,7 @@ pub(super) async fn reload(
         by: by.clone(),
     };
     let done = running.orders.give(wanted).await;
-    let after = match &done {
-        Ok(done) => format!("generation={}", done.generation),
-        Err(_) => format!("refused generation={before}"),
-    };
-    Change {
-        by: &by,
-        what: "reload",
-        pool: None,
-        backend: None,
-        before: format!("generation={before}"),
-        after,
-    }
-    .log();
+    audit(&by, before, &done);
     let done = done?;
     Ok(Json(Reloaded {
         applied: done.applied,
@@ -115,6 +103,23 @@ pub(super) async fn reload(
         pending_restart: done.plan.pending_restart.clone(),
         plan: style.planned(done.plan),
     }))
+}
+
+/// The line about a reload by somebody, or something: what came of generation `before`.
+pub fn audit(by: &str, before: u64, done: &Result<Done, Refused>) {
+    let after = match done {
+        Ok(done) => format!("generation={}", done.generation),
+        Err(_) => format!("refused generation={before}"),
+    };
+    Change {
+        by,
+        what: "reload",
+        pool: None,
+        backend: None,
+        before: format!("generation={before}"),
+        after,
+    }
+    .log();
 }
 
 impl Bounds {

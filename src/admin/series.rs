@@ -155,7 +155,7 @@ pub(super) async fn answer(
             .any(|pool: &Arc<Pool>| *pool.name == *name)
     };
     if let Some(unknown) = query.pools.iter().find(|name| !known(name)) {
-        return Err(no_pool(unknown));
+        return Err(no_pool(&running, unknown));
     }
     Ok(Json(Answer::of(&running.series.lock(), &query)))
 }

@@ -18,7 +18,9 @@ use crate::metrics::histogram::Summary;
 use crate::metrics::{Counter, Ended, ListenerCounters, PerCore, Rejected, Replayed};
 use crate::net::{Address, Location};
 use crate::pool::overrides::Override;
-use crate::pool::{BackendCounters, BackendView, CheckResult, Overview, Pool, PoolCounters, State};
+use crate::pool::{
+    Backend, BackendCounters, BackendView, CheckResult, Overview, Pool, PoolCounters, State,
+};
 
 /// Entries of a backend's history that are shown here.
 const LAST_TRANSITIONS: usize = 3;
@@ -126,7 +128,24 @@ pub(super) struct BackendStats {
     connect_seconds: Summary,
     first_byte_seconds: Summary,
     duration_seconds: Summary,
+    /// Round-trip times of live connections; null: the kernel does not tell, as of a Unix socket.
+    rtt_seconds: Option<Summary>,
+    /// How fast the network delivers to it, in bytes per second; null as above.
+    delivery_rate: Option<Summary>,
+    /// What had to be sent again; null as above.
+    retransmitted: Option<Retransmitted>,
     health: Health,
+}
+
+/// What TCP has sent to a backend, of connections that were sampled.
+#[derive(Debug, Serialize)]
+struct Retransmitted {
+    /// Since the start, retransmitted ones included.
+    sent_bytes: u64,
+    /// Since the start.
+    retransmitted_bytes: u64,
+    /// Of the last 60 s, from 0 to 1; null: nothing was sent.
+    share: Option<f64>,
 }
 
 /// The time that is left to the connections of a backend that takes no new ones.
@@ -363,7 +382,26 @@ pub(super) fn of_backend(
         connect_seconds: backend.connect_seconds.summary(now),
         first_byte_seconds: backend.first_byte_seconds.summary(now),
         duration_seconds: backend.duration_seconds.summary(now),
+        rtt_seconds: backend.quality.rtt().map(|rtt| rtt.summary(now)),
+        delivery_rate: backend
+            .quality
+            .delivery_rate()
+            .map(|rate| rate.summary(now)),
+        retransmitted: Retransmitted::of(backend, now),
         health: Health::of(view, pool),
+    }
+}
+
+impl Retransmitted {
+    fn of(backend: &Backend, now: Instant) -> Option<Self> {
+        // In this order, so that what is of the last 60 s is no more than all.
+        let lately = backend.sent_lately(now)?;
+        let sent = backend.sent()?;
+        Some(Self {
+            sent_bytes: sent.bytes,
+            retransmitted_bytes: sent.retransmitted,
+            share: lately.share(),
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -12,7 +13,7 @@ use super::client::{AdminArgs, Client};
 use super::names::{BackendName, pool_path};
 use super::output::print;
 use super::{Failure, Outcome};
-use crate::config::{duration, format_duration};
+use crate::config::{self, duration, format_duration};
 use crate::terminal::replaced;
 
 /// How often is looked whether a backend still has connections.
@@ -62,11 +63,12 @@ pub(super) struct WeightArgs {
 #[derive(Debug, Args)]
 pub(super) struct AddArgs {
     /// The pool
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pool: String,
     /// Where it is dialled, as in the file
     address: String,
     /// Its name [default: the address]
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// Its share against the other weights, 0 to 1000; 0: no new connections [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
@@ -159,6 +161,10 @@ pub(super) fn add(args: &AddArgs) -> Outcome {
     give("weight", json!(args.weight));
     give("max_connections", json!(args.max_connections));
     give("backup", json!(args.backup));
+    config::backend(&table).map_err(|faults| {
+        let all: Vec<_> = faults.into_iter().map(|fault| fault.message).collect();
+        Failure::invalid(all.join("; "))
+    })?;
     let client = Client::new(&args.admin)?;
     let path = pool_path(&args.pool) + "/backends";
     let added: Shown = client.change(Method::POST, &path, Some(&table.into()))?;

@@ -1,15 +1,12 @@
 //! Talks to the admin endpoint of a running balancer: one request, one answer.
 
-use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -17,10 +14,11 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::AbortHandle;
 
+use super::endpoint::Endpoint;
 use super::{ConfigArgs, Failure};
 use crate::config::{self, Admin};
-use crate::net::Address;
 use crate::terminal::{escaped, replaced};
 
 /// From the look-up of the name to the last byte of the answer.
@@ -48,72 +46,6 @@ impl AdminArgs {
     }
 }
 
-/// Where the admin endpoint of a balancer is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Endpoint {
-    /// `HOST:PORT`.
-    Tcp(String),
-    Unix(PathBuf),
-}
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.starts_with("unix:") {
-            return match text.parse() {
-                Ok(Address::Unix(path)) => Ok(Self::Unix(path)),
-                Ok(Address::Ip(_)) => Err("expected unix:PATH".to_owned()),
-                Err(error) => Err(error.to_string()),
-            };
-        }
-        if text.starts_with("https:") {
-            return Err("the admin endpoint speaks plain HTTP: http://HOST:PORT".to_owned());
-        }
-        let authority = text.strip_prefix("http://").unwrap_or(text);
-        let authority = authority.strip_suffix('/').unwrap_or(authority);
-        match authority.parse::<hyper::http::uri::Authority>() {
-            Ok(parsed) if parsed.port().is_some() && !authority.contains('@') => {
-                Ok(Self::Tcp(authority.to_owned()))
-            }
-            _ => Err("expected http://HOST:PORT, HOST:PORT or unix:PATH".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(authority) => write!(f, "http://{authority}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl Endpoint {
-    /// Where the balancer of this configuration is reached from this machine.
-    fn of(admin: &Admin) -> Result<Self, &'static str> {
-        match &admin.bind {
-            None => Err("the admin endpoint is off there"),
-            Some(Address::Unix(path)) => Ok(Self::Unix(path.clone())),
-            Some(Address::Ip(address)) if address.port() == 0 => {
-                Err("[admin] bind has port 0 there; the log of the balancer says which it got")
-            }
-            Some(Address::Ip(address)) => Ok(Self::Tcp(dialled(*address).to_string())),
-        }
-    }
-}
-
-/// A wildcard is bound, but cannot be dialled.
-fn dialled(bound: SocketAddr) -> SocketAddr {
-    let ip = match bound.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, bound.port())
-}
-
 /// The way to one balancer.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -122,14 +54,25 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Where it is.
+    pub(super) fn endpoint(&self) -> String {
+        self.endpoint.to_string()
+    }
+
     /// Finds the balancer and the token.
     ///
     /// The token of the file is for the endpoint of the file: with `--admin` it is sent only
     /// where the file is named too.
     pub(super) fn new(args: &AdminArgs) -> Result<Self, Failure> {
+        Self::knowing(args, None)
+    }
+
+    /// The same where the file that is named has been read already: standard input cannot be
+    /// read twice.
+    pub(super) fn knowing(args: &AdminArgs, text: Option<&str>) -> Result<Self, Failure> {
         let file = match (&args.admin, &args.config.config) {
             (Some(_), None) => None,
-            _ => Some(admin_section(&args.config)?),
+            _ => Some(admin_section(args, text)?),
         };
         let endpoint = match (&args.admin, &file) {
             (Some(endpoint), _) => endpoint.clone(),
@@ -163,15 +106,57 @@ impl Client {
             .enable_all()
             .build()
             .map_err(Failure::failed)?;
-        let answer = runtime.block_on(async {
-            tokio::time::timeout(asked.patience, self.talk(asked))
-                .await
-                .unwrap_or(Err(Unanswered::Timeout(asked.patience)))
-        });
+        let answer = runtime.block_on(self.answer(asked));
         // A look-up of a name may hang in a thread.
         runtime.shutdown_background();
+        answer
+    }
+
+    /// The same for whoever has a runtime.
+    async fn answer(&self, asked: &Asked) -> Result<(StatusCode, Bytes), Failure> {
+        let answer = tokio::time::timeout(asked.patience, self.talk(asked))
+            .await
+            .unwrap_or(Err(Unanswered::Timeout(asked.patience)));
         let answer = answer.map_err(|why| self.unanswered(why))?;
         Ok((answer.status(), answer.into_body()))
+    }
+
+    /// The answer to a GET, or with a body to a PUT, read as JSON, for whoever has a runtime.
+    pub(super) async fn fetch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        patience: Duration,
+    ) -> Result<T, Failure> {
+        let method = body.map_or(Method::GET, |_| Method::PUT);
+        let asked = Asked {
+            body: body.map(|body| body.to_string().into()),
+            patience,
+            ..Asked::new(method, path)
+        };
+        match self.answer(&asked).await? {
+            (StatusCode::OK, body) => self.read(path, &body),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    /// An answer to a GET that has no end, from after the event with the id `last` on.
+    pub(super) async fn follow(&self, path: &str, last: Option<u64>) -> Result<Endless, Failure> {
+        let asked = Asked {
+            last,
+            ..Asked::new(Method::GET, path)
+        };
+        let begun = tokio::time::timeout(asked.patience, self.begin(&asked))
+            .await
+            .unwrap_or(Err(Unanswered::Timeout(asked.patience)));
+        let (answer, talking) = begun.map_err(|why| self.unanswered(why))?;
+        match answer.status() {
+            StatusCode::OK => Ok(Endless {
+                body: answer.into_body(),
+                _talking: talking,
+            }),
+            status => Err(refused(status, b"")),
+        }
     }
 
     /// The answer to a GET, read as JSON.
@@ -252,6 +237,15 @@ impl Client {
     }
 
     async fn talk(&self, asked: &Asked) -> Result<Response<Bytes>, Unanswered> {
+        let (answer, _talking) = self.begin(asked).await?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = body.map_err(Unanswered::Http)?.to_bytes();
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// Until the head of the answer is there.
+    async fn begin(&self, asked: &Asked) -> Result<(Response<Incoming>, Talking), Unanswered> {
         match &self.endpoint {
             Endpoint::Tcp(authority) => {
                 let stream = TcpStream::connect(authority)
@@ -275,6 +269,9 @@ impl Client {
             .header(HOST, host);
         if asked.body.is_some() {
             request = request.header(CONTENT_TYPE, asked.kind);
+        }
+        if let Some(last) = asked.last {
+            request = request.header("last-event-id", last);
         }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token);
@@ -309,6 +306,8 @@ struct Asked {
     kind: &'static str,
     /// How long the answer may take.
     patience: Duration,
+    /// The event after which those begin that are asked for.
+    last: Option<u64>,
 }
 
 impl Asked {
@@ -319,6 +318,7 @@ impl Asked {
             body: None,
             kind: "application/json",
             patience: TIMEOUT,
+            last: None,
         }
     }
 }
@@ -331,25 +331,56 @@ enum Unanswered {
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
+    Ended(hyper::Error),
+    #[error("{0}")]
     Http(Box<dyn std::error::Error + Send + Sync>),
 }
 
-async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Unanswered>
+async fn send<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> Result<(Response<Incoming>, Talking), Unanswered>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let http = |error: hyper::Error| Unanswered::Http(error.into());
+    let http = |error: hyper::Error| match error.is_parse() {
+        true => Unanswered::Http(error.into()),
+        // A balancer that ends says nothing any more.
+        false => Unanswered::Ended(error),
+    };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-    let connection = tokio::spawn(connection);
-    let (head, body) = sender
-        .send_request(request)
-        .await
-        .map_err(http)?
-        .into_parts();
-    let body = Limited::new(body, MAX_ANSWER).collect().await;
-    connection.abort();
-    let body = body.map_err(Unanswered::Http)?.to_bytes();
-    Ok(Response::from_parts(head, body))
+    let talking = Talking(tokio::spawn(connection).abort_handle());
+    let answer = sender.send_request(request).await.map_err(http)?;
+    Ok((answer, talking))
+}
+
+/// The connection of an answer, as long as anybody wants it.
+#[derive(Debug)]
+struct Talking(AbortHandle);
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An answer that comes piece by piece.
+#[derive(Debug)]
+pub(super) struct Endless {
+    body: Incoming,
+    _talking: Talking,
+}
+
+impl Endless {
+    /// The next piece; `None`: there are no more.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let frame = self.body.frame().await?.ok()?;
+            if let Ok(piece) = frame.into_data() {
+                return Some(piece);
+            }
+        }
+    }
 }
 
 /// tokio takes a leading NUL for the abstract namespace, we write `@`.
@@ -360,12 +391,22 @@ fn unix_name(path: &std::path::Path) -> PathBuf {
     }
 }
 
-fn admin_section(args: &ConfigArgs) -> Result<Admin, Failure> {
-    let read = |path: PathBuf| config::load_admin(&path).map_err(Failure::problems);
-    args.find().and_then(read).map_err(|mut failure| {
-        failure
-            .message
-            .push_str("\nor name the endpoint of the running balancer with --admin");
+fn admin_section(args: &AdminArgs, text: Option<&str>) -> Result<Admin, Failure> {
+    let read = |path: PathBuf| {
+        let admin = match text {
+            Some(text) => config::admin_of(text, &path),
+            None => config::load_admin(&path),
+        };
+        admin.map_err(Failure::problems)
+    };
+    args.config.find().and_then(read).map_err(|mut failure| {
+        failure.message.push_str(match (&args.admin, text) {
+            (_, Some(_)) => "",
+            (None, None) => {
+                "\nor name the endpoint of the running balancer with --admin, without -c"
+            }
+            (Some(_), None) => "\nor leave -c out: with --admin it is only asked for the token",
+        });
         failure
     })
 }
@@ -445,45 +486,6 @@ fn invalid(body: &[u8], file: Option<&Path>) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_endpoint_is_a_url_an_address_or_a_socket() {
-        let tcp = |text: &str| Ok(Endpoint::Tcp(text.to_owned()));
-        assert_eq!("http://lb:9900/".parse(), tcp("lb:9900"));
-        assert_eq!("127.0.0.1:9900".parse(), tcp("127.0.0.1:9900"));
-        assert_eq!("http://[::1]:9900".parse(), tcp("[::1]:9900"));
-        assert_eq!(
-            "unix:/run/a.sock".parse(),
-            Ok(Endpoint::Unix("/run/a.sock".into()))
-        );
-    }
-
-    #[test]
-    fn what_is_no_endpoint_is_refused() {
-        for text in [
-            "",
-            "lb",
-            "http://lb",
-            "https://lb:9900",
-            "http://lb:9900/stats",
-            "http://user@lb:9900",
-            "unix:",
-        ] {
-            assert!(text.parse::<Endpoint>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_wildcard_is_reached_by_loopback() {
-        for (bound, reached) in [
-            ("0.0.0.0:9900", "127.0.0.1:9900"),
-            ("[::]:9900", "[::1]:9900"),
-            ("10.0.0.1:9900", "10.0.0.1:9900"),
-        ] {
-            let bound = bound.parse().expect("an address");
-            assert_eq!(dialled(bound).to_string(), reached);
-        }
-    }
 
     #[test]
     fn a_refusal_repeats_what_the_balancer_says() {

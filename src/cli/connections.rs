@@ -10,32 +10,38 @@ use super::output::{has_colours, print, say};
 use super::table::{Column, Table};
 use super::words::{bytes, span};
 use super::{Failure, Outcome};
+use crate::admin::check_filter;
 use crate::terminal::replaced;
 
 /// Which connections; all that are given must hold.
 #[derive(Debug, Args)]
 struct Filters {
     /// Those of a pool
-    #[arg(long)]
+    #[arg(long, value_parser = filter("pool"))]
     pool: Option<String>,
     /// Those of a backend
-    #[arg(long)]
+    #[arg(long, value_parser = filter("backend"))]
     backend: Option<String>,
     /// Those of a listener
-    #[arg(long)]
+    #[arg(long, value_parser = filter("listener"))]
     listener: Option<String>,
     /// Those from an address or a block of them, such as 10.0.0.0/8, or `unix`
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = filter("client"))]
     client: Option<String>,
     /// Those in a state: preread, held, connecting, relaying, half_closed, closing
-    #[arg(long)]
+    #[arg(long, value_parser = filter("state"))]
     state: Option<String>,
     /// Those accepted longer ago than this
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = filter("older"))]
     older: Option<String>,
     /// Those on which no byte has moved for longer than this
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = filter("idle"))]
     idle: Option<String>,
+}
+
+/// Checks a filter as the balancer would.
+fn filter(name: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone {
+    move |text| check_filter(name, text).map(|()| text.to_owned())
 }
 
 impl Filters {
@@ -87,24 +93,26 @@ pub(super) struct KillArgs {
     admin: AdminArgs,
 }
 
+/// `GET /connections`.
 #[derive(Debug, Deserialize)]
-struct Connections {
-    total: usize,
-    connections: Vec<Connection>,
+pub(super) struct Connections {
+    pub(super) total: usize,
+    pub(super) connections: Vec<Connection>,
 }
 
+/// One of them.
 #[derive(Debug, Deserialize)]
-struct Connection {
-    id: String,
-    listener: String,
-    client: String,
-    pool: Option<String>,
-    backend: Option<String>,
-    age_seconds: f64,
-    idle_seconds: f64,
-    bytes_in: u64,
-    bytes_out: u64,
-    state: String,
+pub(super) struct Connection {
+    pub(super) id: String,
+    pub(super) listener: String,
+    pub(super) client: String,
+    pub(super) pool: Option<String>,
+    pub(super) backend: Option<String>,
+    pub(super) age_seconds: f64,
+    pub(super) idle_seconds: f64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) state: String,
 }
 
 #[derive(Debug, Deserialize)]

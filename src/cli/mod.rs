@@ -10,6 +10,7 @@ mod client;
 mod completions;
 mod connections;
 mod demo;
+mod endpoint;
 mod explain;
 mod names;
 mod output;
@@ -18,8 +19,11 @@ mod plan;
 mod rebalance;
 mod reload;
 mod run;
+mod simulate;
+mod stats;
 mod status;
 mod table;
+mod top;
 mod upgrade;
 mod words;
 
@@ -29,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Loaded, NOT_YET};
+use crate::config::{self, Loaded};
 use crate::terminal;
 
 /// A layer-4 (TCP) load balancer.
@@ -50,6 +54,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show listeners, pools and backends of the running balancer
     Status(status::StatusArgs),
+    /// Show the running balancer live, full screen: pools, backends, connections, events
+    Top(top::TopArgs),
     /// Show what a reload would change in the running balancer: 0 nothing, 10 something
     Plan(plan::PlanArgs),
     /// Have the running balancer read its file again
@@ -80,6 +86,8 @@ enum Command {
     Kill(connections::KillArgs),
     /// Replace the running balancer by the program now on disk; connections move to it
     Upgrade(upgrade::UpgradeArgs),
+    /// Replay an access log through a file in virtual time: shares, peaks, who is held
+    Simulate(simulate::SimulateArgs),
     /// Print a completion script
     Completions(completions::CompletionsArgs),
 }
@@ -177,10 +185,6 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    if let Some(failure) = later() {
-        output::say(&failure.message);
-        return ExitCode::from(failure.code);
-    }
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(usage) => return say_usage(&usage),
@@ -190,6 +194,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Status(args) => status::status(&args),
+        Command::Top(args) => top::top(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Explain(args) => explain::explain(&args),
@@ -205,6 +210,7 @@ pub fn main() -> ExitCode {
         Command::Connections(args) => connections::connections(&args),
         Command::Kill(args) => connections::kill(&args),
         Command::Upgrade(args) => upgrade::upgrade(&args),
+        Command::Simulate(args) => simulate::simulate(&args),
         Command::Completions(args) => completions::completions(&args),
     };
     match outcome {
@@ -232,15 +238,6 @@ fn say_usage(usage: &clap::Error) -> ExitCode {
         _ if usage.use_stderr() => ExitCode::from(2),
         _ => ExitCode::SUCCESS,
     }
-}
-
-/// Commands of later versions. No command of this one: they are not to be in its help.
-const LATER: [&str; 2] = ["top", "simulate"];
-
-fn later() -> Option<Failure> {
-    let command = std::env::args_os().nth(1)?.into_string().ok()?;
-    let later = LATER.contains(&&*command);
-    later.then(|| Failure::problems(format_args!("isobar {command}: {NOT_YET}")))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::json;
@@ -21,9 +22,10 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Debug, Args)]
 pub(super) struct PauseArgs {
     /// The pool
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pool: String,
     /// Resume by itself after this long [default: until `isobar resume`]
-    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = lasting)]
     length: Option<Duration>,
     /// Return once its backends have no connection: 0, or 1 if the pause ends before
     #[arg(long)]
@@ -32,10 +34,19 @@ pub(super) struct PauseArgs {
     admin: AdminArgs,
 }
 
+/// A time in which something can wait.
+fn lasting(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("a pause lasts longer than 0s".to_owned()),
+        length => Ok(length),
+    }
+}
+
 /// A pool.
 #[derive(Debug, Args)]
 pub(super) struct ResumeArgs {
     /// The pool
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pool: String,
     #[command(flatten)]
     admin: AdminArgs,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::client::{AdminArgs, Client};
 use super::output::{has_colours, print};
 use super::{Failure, Outcome};
+use crate::config;
 
 /// A file, and how it is shown.
 #[derive(Debug, Args)]
@@ -28,18 +29,16 @@ struct Planned {
 /// With `-c FILE` the plan is for that file as it is here, else for the one that the balancer
 /// would read.
 pub(super) fn plan(args: &PlanArgs) -> Outcome {
-    let client = Client::new(&args.admin)?;
     let file = args.admin.file();
-    let text = file.map(|path| {
-        std::fs::read_to_string(path)
-            .map_err(|error| Failure::invalid(format_args!("{}: {error}", path.display())))
-    });
+    let text = file.map(config::load_text).transpose();
+    let text = text.map_err(Failure::problems)?;
+    let client = Client::knowing(&args.admin, text.as_deref())?;
     let path = match (args.json, has_colours()) {
         (true, _) => "/plan",
         (false, true) => "/plan?text=colour",
         (false, false) => "/plan?text=plain",
     };
-    let answer = client.configure(Method::POST, path, text.transpose()?, file)?;
+    let answer = client.configure(Method::POST, path, text, file)?;
     let planned: Planned = client.read(path, &answer)?;
     match planned.text.filter(|_| !args.json) {
         Some(text) => print(text)?,

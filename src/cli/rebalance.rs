@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::json;
@@ -25,6 +26,7 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Debug, Args)]
 pub(super) struct RebalanceArgs {
     /// The pool
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pool: String,
     /// How far connections per weight may be from the mean [default: 10%]
     #[arg(long, value_name = "PERCENT", value_parser = target)]

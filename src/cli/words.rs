@@ -37,6 +37,31 @@ pub(super) fn latency(seconds: Option<f64>) -> String {
     }
 }
 
+/// A count or a rate in at most five characters: `0.4`, `12`, `1.23k`, `45.6M`.
+pub(super) fn short(value: f64) -> String {
+    scaled(value, 1000.0, ["", "k", "M", "G", "T", "P", "E"])
+}
+
+/// Bytes in at most five characters, by powers of 1024: `640`, `1.5K`, `20M`.
+pub(super) fn short_bytes(value: f64) -> String {
+    scaled(value, 1024.0, ["", "K", "M", "G", "T", "P", "E"])
+}
+
+fn scaled(value: f64, step: f64, units: [&str; 7]) -> String {
+    // Also what is no number.
+    let mut value = value.max(0.0);
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    match unit {
+        0 if value < 9.95 => number((value * 10.0).round() / 10.0),
+        0 => format!("{value:.0}"),
+        _ => three_digits(value) + units[unit],
+    }
+}
+
 /// A number that is compared with others: `3`, `3.5`, `0.06`.
 pub(super) fn number(value: f64) -> String {
     let text = format!("{value:.2}");
@@ -126,6 +151,25 @@ mod tests {
         }
         assert_eq!(latency(Some(0.0)), "-");
         assert_eq!(latency(None), "-");
+    }
+
+    #[test]
+    fn what_is_short_has_at_most_five_characters() {
+        for (value, text) in [
+            (f64::NAN, "0"),
+            (0.04, "0"),
+            (0.44, "0.4"),
+            (9.96, "10"),
+            (999.4, "999"),
+            (1_234.0, "1.23k"),
+            (123_456.0, "123k"),
+            (999_900.0, "1M"),
+        ] {
+            assert_eq!(short(value), text);
+        }
+        assert_eq!(short_bytes(1_000.0), "0.98K");
+        assert_eq!(short_bytes(1536.0), "1.5K");
+        assert_eq!(short_bytes(u64::MAX as f64), "16E");
     }
 
     #[test]

@@ -113,10 +113,17 @@ impl Sockets {
                         sink.warn(at.span.clone(), message);
                     }
                 }
-                let blocks = items(scope, "allow").chain(items(scope, "deny"));
-                for item in blocks.filter(|item| matches!(item.value, Value::Cidr(..))) {
-                    let message = format!("this has no effect: {no_address}");
-                    sink.warn(item.span.clone(), message);
+                let lets_them_in =
+                    items(scope, "allow").any(|item| matches!(item.value, Value::Unix));
+                for (key, closed) in [("allow", !lets_them_in), ("deny", false)] {
+                    let blocks = items(scope, key);
+                    for item in blocks.filter(|item| matches!(item.value, Value::Cidr(..))) {
+                        let message = match closed {
+                            true => format!("this lets nobody in: {no_address}; \"unix\" would"),
+                            false => format!("this has no effect: {no_address}"),
+                        };
+                        sink.warn(item.span.clone(), message);
+                    }
                 }
             }
             Self::Ip => {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -108,12 +109,15 @@ fn first_of(paths: &[&Path]) -> Result<PathBuf, NotFound> {
 /// Every fault of the file in one go, or the one reason why it cannot be read.
 pub fn load(path: &Path) -> Result<Loaded, Faults> {
     let name = path.display().to_string();
-    let bytes = read(path).map_err(|reason| Faults::of_file(&name, reason))?;
-    let text = document::text(&name, bytes)?;
-    parse(&text, &name, &|variable| std::env::var(variable).ok())
+    parse(&load_text(path)?, &name, &|variable| {
+        std::env::var(variable).ok()
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
+    if waits_for_a_writer(path) {
+        return Err("this is a FIFO, not a regular file".to_owned());
+    }
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
     match read {
@@ -131,6 +135,24 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
             _ => format!("the file cannot be read: {error}"),
         }),
     }
+}
+
+/// Whether this is a FIFO that somebody made with a name: to open it is to wait until another
+/// process opens it for writing, which may be never. The pipe behind `/dev/stdin` or `<(…)` has
+/// its writer, and a file system of its own.
+fn waits_for_a_writer(path: &Path) -> bool {
+    /// `PIPEFS_MAGIC` of linux/magic.h.
+    const PIPES: u64 = 0x5049_5045;
+    let fifo = path
+        .metadata()
+        .is_ok_and(|about| about.file_type().is_fifo());
+    #[allow(
+        clippy::useless_conversion,
+        clippy::unnecessary_cast,
+        reason = "the type differs between architectures"
+    )]
+    let of_pipes = || rustix::fs::statfs(path).is_ok_and(|about| about.f_type as u64 == PIPES);
+    fifo && !of_pipes()
 }
 
 /// Reads and checks a text; `file_name` is only for its problems, `env` gives the values of
@@ -167,18 +189,37 @@ pub fn parse(
     })
 }
 
+/// Reads the text of the file at `path`. Blocks on the file system.
+///
+/// # Errors
+///
+/// The one reason why it cannot be read.
+pub fn load_text(path: &Path) -> Result<String, Faults> {
+    let name = path.display().to_string();
+    let bytes = read(path).map_err(|reason| Faults::of_file(&name, reason))?;
+    document::text(&name, bytes)
+}
+
 /// Reads `[admin]` of the file at `path` and nothing else: how to reach the balancer that runs
 /// with it, though the file may have become faulty since, or name variables that only the
 /// balancer has. Blocks on the file system.
 ///
 /// # Errors
 ///
-/// The faults of `[admin]`, or the one reason why the file cannot be read.
+/// The faults of `[admin]`, all that does not parse where that may be why there is none, or the
+/// one reason why the file cannot be read.
 pub fn load_admin(path: &Path) -> Result<Admin, Faults> {
+    admin_of(&load_text(path)?, path)
+}
+
+/// The same of a text that was read from `path`.
+///
+/// # Errors
+///
+/// As [`load_admin`].
+pub fn admin_of(text: &str, path: &Path) -> Result<Admin, Faults> {
     let name = path.display().to_string();
-    let bytes = read(path).map_err(|reason| Faults::of_file(&name, reason))?;
-    let text = document::text(&name, bytes)?;
-    parse_admin(&text, &name, &|variable| std::env::var(variable).ok())
+    parse_admin(text, &name, &|variable| std::env::var(variable).ok())
 }
 
 fn parse_admin(
@@ -189,8 +230,14 @@ fn parse_admin(
     let source = Source::new(file_name, text);
     let mut sink = Sink::new(&source);
     let readable = document::readable(&mut sink);
-    sink.forgive_outside("admin");
     let (tree, _) = DeTable::parse_recoverable(&readable);
+    // What does not parse may have been, or have swallowed, the section: its defaults would
+    // lead to another balancer.
+    if sink.has_faults() && !(tree.get_ref().contains_key("admin") && source.has_header("admin")) {
+        let (problems, warnings) = sink.finish();
+        return Err(Faults { problems, warnings });
+    }
+    sink.forgive_outside("admin");
     let items = tree.into_inner().into_iter();
     let tree: DeTable<'_> = items
         .filter(|(name, _)| name.get_ref() == "admin")
@@ -265,6 +312,33 @@ mod tests {
             let lines: Vec<_> = faults.problems.iter().map(|problem| problem.line).collect();
             assert_eq!(lines, [7], "{faults}");
         }
+    }
+
+    /// Without the section the endpoint would be the usual one, which another balancer may have.
+    #[test]
+    fn where_the_admin_section_may_be_lost_the_faults_are_told() {
+        let section = "[admin]\nbind = \"127.0.0.1:7\"\n";
+        let read = |text: &str| parse_admin(text, "f", &|_| None);
+        for (lost, first) in [
+            ("garbage [".to_owned(), 1),
+            (format!("x = \"\"\"\n{section}"), 4),
+            ("[admin\nbind = \"127.0.0.1:7\"\n".to_owned(), 1),
+            ("admin.bind = 127.0.0.1:7\n".to_owned(), 1),
+            ("[pool.p]\nbackends = [\n".to_owned(), 2),
+        ] {
+            let faults = read(&lost).expect_err(&lost);
+            assert_eq!(faults.problems[0].line, first, "{lost}: {faults}");
+        }
+        for known in [
+            format!("garbage [\n{section}"),
+            format!("{section}[pool.p]\nbackends = [\n"),
+            format!("x = [\n{section}"),
+        ] {
+            let admin = read(&known).unwrap_or_else(|faults| panic!("{known}: {faults}"));
+            assert_eq!(admin.bind, Some("127.0.0.1:7".parse().expect("an address")));
+        }
+        let usual = read("").expect("a file without faults").bind;
+        assert_eq!(usual, Some("127.0.0.1:9900".parse().expect("an address")));
     }
 
     #[test]

@@ -64,14 +64,13 @@ pub use faults::{Faults, Problem, Severity};
 pub use fields::Effect;
 #[cfg(test)]
 pub(crate) use fields::plain_listener;
-pub use load::{Loaded, NotFound, find, load, load_admin, parse};
+pub use load::{Loaded, NotFound, admin_of, find, load, load_admin, load_text, parse};
 pub use one_backend::{FieldFault, backend};
 pub use places::KeyPath;
 pub use rate::{Rate, percentage};
 pub use reference::reference;
 #[cfg(test)]
 pub(crate) use tests::properties::loaded as any_loaded;
-pub(crate) use texts::NOT_YET;
 pub(crate) use units::{duration, format_duration, percent};
 
 /// A whole, valid `lb.toml`.

@@ -49,6 +49,13 @@ impl<'a> Source<'a> {
         &self.text[self.line_range(line)]
     }
 
+    /// Whether a line is the header of that table.
+    pub(super) fn has_header(&self, table: &str) -> bool {
+        let header = format!("[{table}]");
+        let mut lines = self.text.lines().map(str::trim_start);
+        lines.any(|line| line.starts_with(&header))
+    }
+
     /// A line and column from offsets that only grow.
     pub(super) fn places(&self) -> Places<'_> {
         Places {

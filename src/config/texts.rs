@@ -14,9 +14,6 @@ type Reading = Result<Value, String>;
 /// The longest name of a listener, a pool or a backend.
 const MAX_NAME: usize = 64;
 
-/// What every refusal of a feature to come ends with.
-pub(crate) const NOT_YET: &str = "not available in this version of isobar yet";
-
 /// `[A-Za-z0-9_.-]`, 1 to 64 of them.
 pub(super) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);

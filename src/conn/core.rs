@@ -17,6 +17,7 @@ use super::idlest::Question;
 use super::leaving::{Leave, Leaving};
 use super::listing::Ask;
 use super::moving::{Passport, Ticket};
+use super::quality::{self, Sampling};
 use super::relay::Pipes;
 use crate::admit::{self, Admit};
 use crate::log;
@@ -218,6 +219,12 @@ impl Core {
         question.answer(&self.entries.borrow());
     }
 
+    /// Has some of its connections, of those with ids above `after`, ask the kernel how they are
+    /// doing; where to go on, if there are more.
+    pub(super) fn ask_for_samples(&self, after: u64, now: Instant) -> Option<u64> {
+        quality::ask(&self.entries.borrow(), after, now)
+    }
+
     /// Ends some of its connections.
     pub fn end(&self, order: Order) {
         order.obey(&self.entries.borrow());
@@ -299,6 +306,7 @@ pub struct Entry {
     ticket: RefCell<Option<Box<Ticket>>>,
     /// By which it counts towards the limit of its client's address.
     counted: RefCell<Option<admit::Place>>,
+    sampling: Sampling,
 }
 
 /// Whether a connection is to move to another process.
@@ -368,6 +376,7 @@ impl Entry {
             moving: Cell::new(Moving::No),
             ticket: RefCell::default(),
             counted: RefCell::default(),
+            sampling: Sampling::default(),
         }
     }
 
@@ -375,7 +384,10 @@ impl Entry {
     pub(super) fn again(passport: &Passport, now: Instant) -> Self {
         let ago = |time| now.checked_sub(time).unwrap_or(now);
         let listener = Arc::clone(&passport.listener);
-        let entry = Self::new(listener, passport.client.clone(), ago(passport.age));
+        let mut entry = Self::new(listener, passport.client.clone(), ago(passport.age));
+        if let Some(counted) = passport.sampled {
+            entry.sampling = Sampling::again(counted, now);
+        }
         entry.moved_at.set(ago(passport.idle));
         entry.bytes_in.set(passport.bytes_in);
         entry.bytes_out.set(passport.bytes_out);
@@ -528,7 +540,13 @@ impl Entry {
         self.leaving.take().and_then(Leaving::go)
     }
 
-    fn wake(&self) {
+    /// Whether and when it asks the kernel how it is doing.
+    pub(super) fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// Has its task polled.
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }

@@ -9,12 +9,13 @@ pub mod leaving;
 pub mod listing;
 pub mod moving;
 pub mod preread;
+pub mod quality;
 pub mod relay;
 pub mod visitor;
 pub mod way;
 
 mod connect;
-mod fault;
+pub(crate) mod fault;
 mod hello;
 mod identify;
 mod one_hello;
@@ -36,6 +37,7 @@ use crate::config;
 use crate::log::Rejections;
 use crate::metrics::{Ended, Failure, ListenerCounters, PerCore, Rejected, Seat};
 use crate::net::{Address, Incoming, Kind, Liveness, Stream};
+use crate::pool::quality::Sample;
 use crate::pool::{Lease, Pool};
 use crate::proxy::Expectation;
 use connect::{Connected, Connector};
@@ -410,6 +412,10 @@ impl Observer for Meter<'_> {
 
     fn is_doubted(&self) -> bool {
         self.lease.is_doubted()
+    }
+
+    fn sampled(&self, sample: &Sample) {
+        self.lease.backend().sampled(sample);
     }
 }
 

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::core::{Core, Phase};
+use super::quality::Counted;
 use super::record::{Outcome, Record};
 use super::relay::{Exchange, Still};
 use super::{Meter, Origin, Permit, Slots, relay_until_end};
@@ -71,6 +72,9 @@ pub struct Passport {
     pub connect: Option<Duration>,
     /// How long the backend's first byte took, if it came.
     pub first_byte: Option<Duration>,
+    /// What was counted of what its backend's socket has sent, if it was sampled.
+    #[serde(default)]
+    pub sampled: Option<Counted>,
 }
 
 /// Where connections give themselves away that are asked to move.
@@ -236,6 +240,7 @@ impl Record {
             held: self.held,
             connect: self.connect,
             first_byte: self.first_byte.get(),
+            sampled: entry.sampling().counted(),
         }
     }
 }

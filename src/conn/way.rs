@@ -122,6 +122,21 @@ impl Way {
         self.pool.as_ref().is_some_and(|pool| pool.hashes().sni)
     }
 
+    /// The pools that a client at `ip` may be routed to, in the order in which they are tried,
+    /// each with whether that is for its ClientHello to say.
+    pub fn reach(&self, ip: Option<IpAddr>) -> Vec<(&Arc<Pool>, bool)> {
+        let routes = self.settings.routes.iter().zip(&self.branches);
+        let mut reach = Vec::new();
+        for (route, branch) in routes.filter(|(route, _)| route.takes_address(ip)) {
+            reach.push((&branch.pool, route.needs_hello()));
+            if !route.needs_hello() {
+                return reach;
+            }
+        }
+        reach.extend(self.pool.iter().map(|pool| (pool, false)));
+        reach
+    }
+
     /// Whether it has the same rules and the same pools.
     pub fn is_same(&self, other: &Self) -> bool {
         let same_pool = match (&self.pool, &other.pool) {

@@ -127,6 +127,8 @@ fn kind(target: &str, message: Option<&str>) -> Option<&'static str> {
             Some("backend") => "state",
             _ => "pool",
         }),
+        // Ejections, and what ends them; who is spared is told again and again.
+        Some("backend") | None if of("pool::passive") => Some("state"),
         // Who was refused changed nothing.
         Some("change") | None if of("audit") => Some("change"),
         _ if of("server::reload") => Some("reload"),
@@ -201,6 +203,12 @@ mod tests {
     fn every_kind_has_its_places() {
         for (target, message, expected) in [
             ("isobar::pool::control", "the pause is over", Some("pool")),
+            ("isobar::pool::passive", "backend", Some("state")),
+            (
+                "isobar::pool::passive",
+                "backend fails and is not ejected",
+                None,
+            ),
             ("isobar::server::reload", "reloaded", Some("reload")),
             ("isobar::server::reload::publish", "closed", Some("reload")),
             (

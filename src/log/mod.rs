@@ -51,6 +51,7 @@ pub use journal::{Journal, Note};
 pub use panic::{install_panic_hook, panics};
 pub use reconfigure::Prepared;
 pub use rejection::{Rejection, Rejections};
+pub use sample::least_share;
 pub use throttle::{SharedThrottle, Throttle};
 
 use event::EventLayer;

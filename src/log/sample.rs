@@ -24,6 +24,14 @@ impl Sample {
     }
 }
 
+/// The least share whose sample takes the connection of this number.
+///
+/// Of all connections these are spread evenly over 0.0 to 1.0, of a sampled log none is above its
+/// share: so lines tell by their numbers that others are missing.
+pub fn least_share(id: u64) -> f64 {
+    mixed(id) as f64 / 18_446_744_073_709_551_616.0
+}
+
 /// The finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
 /// Generators, 2014): numbers in a row become evenly spread.
 fn mixed(id: u64) -> u64 {
@@ -47,6 +55,16 @@ mod tests {
                 let off = (taken as f64 / TRIES as f64 - share).abs();
                 assert!(off < 0.01, "share {share}, step {step}: off by {off}");
             }
+        }
+    }
+
+    #[test]
+    fn no_number_of_a_sample_needs_a_larger_share() {
+        for share in [0.01, 0.5, 0.99] {
+            let sample = Sample::new(share);
+            let taken = (0..10_000).filter(|id| sample.takes(*id));
+            let largest = taken.map(least_share).fold(0.0, f64::max);
+            assert!(largest <= share && largest > share * 0.95, "{largest}");
         }
     }
 

@@ -41,6 +41,12 @@ impl Counter {
         }
     }
 
+    /// Adds `n`, exactly, whoever calls it: for what several threads count so rarely that each
+    /// need not have a cell.
+    pub fn add_shared(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
     /// The cell's count.
     #[inline]
     pub fn value(&self) -> u64 {
@@ -71,6 +77,11 @@ impl<T> PerCore<T> {
     #[inline]
     pub fn here(&self) -> &T {
         &self.0[CORE.get()]
+    }
+
+    /// The cell of no core, which has several writers.
+    pub fn shared(&self) -> &T {
+        &self.0[0]
     }
 
     /// The sum of one count over all cells.

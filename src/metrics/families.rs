@@ -12,7 +12,7 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// A distribution, in the buckets of [`BOUNDS`](super::histogram::BOUNDS).
+    /// A distribution, in the buckets of its [`Scale`](super::histogram::Scale).
     Histogram,
     /// Always 1: its labels are what it says. Its name ends in `_info`.
     Info,
@@ -166,6 +166,14 @@ families! {
 
     /// Time that successful connects to the backend took.
     BACKEND_CONNECT_SECONDS: Histogram "isobar_backend_connect_seconds" [POOL, BACKEND];
+    /// Round-trip times of live connections to the backend as TCP measures them, sampled; absent for Unix sockets.
+    BACKEND_RTT_SECONDS: Histogram "isobar_backend_rtt_seconds" [POOL, BACKEND];
+    /// Delivery rates of live connections to the backend as TCP measures them while there is enough to send, sampled; absent for Unix sockets.
+    BACKEND_DELIVERY_RATE: Histogram "isobar_backend_delivery_bytes_per_second" [POOL, BACKEND];
+    /// Bytes that TCP has sent to the backend on connections that were sampled, retransmitted ones included; absent for Unix sockets.
+    BACKEND_TCP_SENT_BYTES: Counter "isobar_backend_tcp_sent_bytes_total" [POOL, BACKEND];
+    /// Of the bytes that TCP has sent to the backend on connections that were sampled, those that were retransmitted.
+    BACKEND_TCP_RETRANSMITTED_BYTES: Counter "isobar_backend_tcp_retransmitted_bytes_total" [POOL, BACKEND];
     /// Time from the first moment a backend could answer to its first byte.
     FIRST_BYTE_SECONDS: Histogram "isobar_first_byte_seconds" [POOL];
     /// Time from the accept to the end of connections.

@@ -6,6 +6,9 @@
 //! Two resolutions are kept: the twelve bounds that are exported, counted exactly, and
 //! log-linear buckets (eight in each power of two of microseconds, so within 12.5 %) for
 //! percentiles. Cells are made on first use: a backend nobody calls costs nothing.
+//!
+//! What is recorded [rarely](Histogram::rare) has one cell for all cores. It may also be something
+//! else than a duration: a [`Scale`] says what.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -20,6 +23,35 @@ pub const BOUNDS: [f64; 11] = [
     0.0001, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0,
 ];
 
+/// What a histogram measures, and the bounds that are exported.
+#[derive(Debug)]
+pub struct Scale {
+    /// Upper bounds of the exported buckets, in what is shown; the last one is `+Inf`.
+    pub bounds: [f64; 11],
+    /// How many units are recorded for one that is shown.
+    units: f64,
+}
+
+/// Durations as a balancer measures them, recorded in microseconds, shown in seconds.
+pub static SECONDS: Scale = Scale {
+    bounds: BOUNDS,
+    units: 1e6,
+};
+
+/// Round-trip times, from those of one machine to those of a satellite; as durations otherwise.
+pub static ROUND_TRIPS: Scale = Scale {
+    bounds: [
+        0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.2, 1.0,
+    ],
+    units: 1e6,
+};
+
+/// Rates in bytes per second, from 8 kbit/s to 80 Gbit/s.
+pub static RATES: Scale = Scale {
+    bounds: [1e3, 1e4, 1e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9, 1e10],
+    units: 1.0,
+};
+
 /// Buckets up to [`LINEAR`] microseconds are one microsecond wide.
 const LINEAR: u64 = 16;
 /// Buckets in each further power of two.
@@ -29,13 +61,14 @@ const OCTAVES: u64 = 36;
 const FINE: usize = (LINEAR + OCTAVES * PER_OCTAVE) as usize;
 
 /// Percentiles look back this far.
-const WINDOW: Duration = Duration::from_secs(60);
+pub(crate) const WINDOW: Duration = Duration::from_secs(60);
 /// In steps of this.
-const STEP: Duration = Duration::from_secs(10);
+pub(crate) const STEP: Duration = Duration::from_secs(10);
 
-/// A distribution of durations.
+/// A distribution of durations, or of what its [`Scale`] says.
 #[derive(Debug)]
 pub struct Histogram {
+    scale: &'static Scale,
     cells: PerCore<OnceLock<Box<Cell>>>,
     past: Mutex<Past>,
 }
@@ -61,13 +94,16 @@ impl Default for Cell {
     }
 }
 
+/// Fine buckets that count something, by their number: most are empty.
+type Sparse = Box<[(u16, u32)]>;
+
 /// Sums of the fine buckets as they were, oldest first.
 #[derive(Debug, Default)]
 struct Past {
-    steps: VecDeque<(Instant, Box<[u32]>)>,
+    steps: VecDeque<(Instant, Sparse)>,
 }
 
-/// What `/stats` shows of a distribution; durations in seconds.
+/// What `/stats` shows of a distribution, in the unit of its [`Scale`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Summary {
     /// Since the start.
@@ -85,11 +121,11 @@ pub struct Summary {
 /// What `/metrics` shows of a distribution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buckets {
-    /// Of all samples, in seconds.
+    /// Of all samples, in the unit of its [`Scale`].
     pub sum: f64,
     /// How many samples.
     pub count: u64,
-    /// Samples in each bucket (not cumulative): those of [`BOUNDS`], then the rest.
+    /// Samples in each bucket (not cumulative): those of the bounds, then the rest.
     pub counts: [u64; BOUNDS.len() + 1],
 }
 
@@ -97,9 +133,23 @@ impl Histogram {
     /// An empty one, for `cores` data cores.
     pub fn new(cores: usize) -> Self {
         Self {
+            scale: &SECONDS,
             cells: PerCore::new(cores),
             past: Mutex::default(),
         }
+    }
+
+    /// An empty one for what is recorded a few hundred times a second at most.
+    pub fn rare(scale: &'static Scale) -> Self {
+        Self {
+            scale,
+            ..Self::new(0)
+        }
+    }
+
+    /// What it measures.
+    pub fn scale(&self) -> &'static Scale {
+        self.scale
     }
 
     /// One more sample.
@@ -115,6 +165,19 @@ impl Histogram {
         cell.fine[bucket(micros)].fetch_add(1, Relaxed);
     }
 
+    /// One more sample in the unit in which the scale records, from any thread. For those that
+    /// are made to be [`rare`](Self::rare).
+    pub fn record_rarely(&self, sample: u64) {
+        let cell = self.cells.shared().get_or_init(Box::default);
+        cell.count.add_shared(1);
+        cell.sum_micros.add_shared(sample);
+        cell.max_micros.fetch_max(sample, Relaxed);
+        let shown = self.shown(sample);
+        let coarse = self.scale.bounds.iter().position(|bound| shown <= *bound);
+        cell.coarse[coarse.unwrap_or(BOUNDS.len())].add_shared(1);
+        cell.fine[bucket(sample)].fetch_add(1, Relaxed);
+    }
+
     /// Moves the window of the percentiles on; to be called about every ten seconds.
     pub fn step(&self, now: Instant) {
         let count = self.count();
@@ -122,7 +185,7 @@ impl Histogram {
         if count == 0 || past.steps.back().is_some_and(|(at, _)| now < *at + STEP) {
             return;
         }
-        let fine = self.fine();
+        let fine = sparse(&self.fine()).collect();
         past.steps.push_back((now, fine));
         while past.steps.len() > 1 && past.steps[1].0 + WINDOW <= now {
             past.steps.pop_front();
@@ -136,8 +199,8 @@ impl Histogram {
             return Summary::default();
         }
         let recent = self.recent(now);
-        let max = seconds(self.max_micros());
-        let percentile = |share| percentile(&recent, share).map_or(0.0, |p| seconds(p).min(max));
+        let max = self.shown(self.max_micros());
+        let percentile = |share| percentile(&recent, share).map_or(0.0, |p| self.shown(p).min(max));
         Summary {
             count,
             p50: percentile(0.5),
@@ -156,7 +219,7 @@ impl Histogram {
             }
         }
         Buckets {
-            sum: self.each().map(|cell| cell.sum_micros.value()).sum::<u64>() as f64 / 1e6,
+            sum: self.shown(self.each().map(|cell| cell.sum_micros.value()).sum()),
             // Of the buckets, so that both agree while samples come in.
             count: counts.iter().sum(),
             counts,
@@ -201,9 +264,9 @@ impl Histogram {
     pub fn beyond_window(&self, now: Instant) -> HistogramTotals {
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         let before = past.steps.iter().rev().find(|(at, _)| *at + WINDOW <= now);
-        let fine = before.into_iter().flat_map(|(_, fine)| sparse(fine));
+        let fine = before.into_iter().flat_map(|(_, fine)| fine.iter());
         HistogramTotals {
-            fine: fine.collect(),
+            fine: fine.copied().collect(),
             ..HistogramTotals::default()
         }
     }
@@ -211,6 +274,11 @@ impl Histogram {
     fn max_micros(&self) -> u64 {
         let each = self.each().map(|cell| cell.max_micros.load(Relaxed));
         each.max().unwrap_or(0)
+    }
+
+    /// A sample as it is shown.
+    fn shown(&self, sample: u64) -> f64 {
+        sample as f64 / self.scale.units
     }
 
     fn each(&self) -> impl Iterator<Item = &Cell> {
@@ -239,7 +307,8 @@ impl Histogram {
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         let before = past.steps.iter().rev().find(|(at, _)| *at + WINDOW <= now);
         if let Some((_, before)) = before {
-            for (sum, old) in fine.iter_mut().zip(before) {
+            for (bucket, old) in before {
+                let sum = &mut fine[usize::from(*bucket)];
                 *sum = sum.wrapping_sub(*old);
             }
         }
@@ -251,10 +320,6 @@ impl Histogram {
 fn sparse(fine: &[u32]) -> impl Iterator<Item = (u16, u32)> {
     let counted = fine.iter().enumerate().filter(|(_, count)| **count > 0);
     counted.filter_map(|(bucket, count)| Some((u16::try_from(bucket).ok()?, *count)))
-}
-
-fn seconds(micros: u64) -> f64 {
-    micros as f64 / 1e6
 }
 
 /// Index of the fine bucket of a duration.
@@ -332,6 +397,8 @@ mod tests {
         assert_eq!(summary.count, 2);
         assert_eq!(summary.max, 1.0);
         assert!(summary.p99 < 0.002, "{summary:?}");
+        let beyond = histogram.beyond_window(start + STEP * 8).fine;
+        assert_eq!(beyond, [(bucket(1_000_000) as u16, 1)]);
     }
 
     #[test]
@@ -347,6 +414,40 @@ mod tests {
         assert_eq!(buckets.counts[8], 1);
         assert_eq!(buckets.counts[11], 1);
         assert!((buckets.sum - 7003.0003).abs() < 1e-6);
+    }
+
+    #[test]
+    fn rates_are_counted_by_their_own_bounds_and_shown_as_they_are() {
+        let histogram = Histogram::rare(&RATES);
+        for rate in [1_000, 1_001, 125_000_000, u64::MAX >> 8] {
+            histogram.record_rarely(rate);
+        }
+        let buckets = histogram.buckets();
+        let expected = [1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1];
+        assert_eq!((buckets.count, buckets.counts), (4, expected));
+        let summary = histogram.summary(Instant::now());
+        assert_eq!(summary.count, 4);
+        assert!((900.0..1100.0).contains(&summary.p50), "{summary:?}");
+        assert_eq!(summary.max, (u64::MAX >> 8) as f64);
+    }
+
+    #[test]
+    fn what_is_rare_is_counted_exactly_by_all_cores_at_once() {
+        let histogram = std::sync::Arc::new(Histogram::rare(&ROUND_TRIPS));
+        let cores = (0..3).map(|core| {
+            let histogram = std::sync::Arc::clone(&histogram);
+            std::thread::spawn(move || {
+                crate::metrics::counters::enter(core);
+                (0..1000).for_each(|_| histogram.record_rarely(70));
+            })
+        });
+        let cores: Vec<_> = cores.collect();
+        cores
+            .into_iter()
+            .for_each(|core| core.join().expect("a counting core"));
+        let buckets = histogram.buckets();
+        assert_eq!((buckets.count, buckets.counts[1]), (3000, 3000));
+        assert!((buckets.sum - 0.21).abs() < 1e-9);
     }
 
     /// The window moves on, or somebody reads percentiles.

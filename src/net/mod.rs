@@ -10,6 +10,7 @@ mod location;
 mod source;
 mod stream;
 mod sys;
+mod tcp_info;
 
 use std::io;
 use std::path::Path;
@@ -24,6 +25,7 @@ pub use listen::{Acceptor, Incoming, ListenError, ListenOptions, Socket, TokioAc
 pub use location::{HostName, Location, LocationError};
 pub use source::{Sources, Turns, bind_to, is_here, is_of_source};
 pub use stream::{Kind, Liveness, Stream};
+pub use tcp_info::{TcpInfo, Told};
 
 /// The kernel's form of a Unix socket path; `@name` is the abstract namespace.
 fn unix_address(path: &Path) -> io::Result<SocketAddrUnix> {

@@ -4,10 +4,11 @@
     reason = "this is the one file that may, see the module doc"
 )]
 
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::libc;
 use rustix::io;
 use rustix::ioctl::{Getter, Opcode, ioctl};
 use tokio::io::Interest;
@@ -39,6 +40,31 @@ pub(super) fn unacknowledged<Fd: AsFd>(socket: Fd) -> io::Result<usize> {
     // descriptor is borrowed for the length of the call, so it is open.
     let bytes = unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) }?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Reads `TCP_INFO`, see tcp(7), into `buffer`: as many bytes of it as the kernel has, which
+/// becomes more from version to version, and as there is room for. How many that were.
+///
+/// # Errors
+/// What getsockopt(2) gives.
+pub(super) fn tcp_info<Fd: AsFd>(socket: Fd, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut length = libc::socklen_t::try_from(buffer.len()).unwrap_or(libc::socklen_t::MAX);
+    // SAFETY: the kernel writes at most `length` bytes to the buffer, which has as many, and the
+    // number of those that it wrote to `length`; any bytes are a valid `[u8]`. The descriptor is
+    // borrowed for the length of the call, so it is open.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            buffer.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if outcome != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(usize::try_from(length).unwrap_or(0).min(buffer.len()))
 }
 
 /// The first descriptor that a service manager passes, `SD_LISTEN_FDS_START` of

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::conduct::{Admission, Conduct};
+use super::quality::Quality;
 use crate::balance::{PeakEwma, consistent_hash};
 use crate::config;
 use crate::metrics::ledger::{Named, by_word};
@@ -38,6 +39,10 @@ pub struct BackendCounters {
     pub bytes_in: Counter,
     /// Payload of its that clients accepted, in bytes.
     pub bytes_out: Counter,
+    /// Bytes that TCP has sent to it, retransmitted ones included, as far as it was asked.
+    pub tcp_sent: Counter,
+    /// Of those, what was retransmitted.
+    pub tcp_retransmitted: Counter,
     /// Checks it passed.
     pub checks_passed: Counter,
     /// Checks it failed.
@@ -51,6 +56,8 @@ impl Named for BackendCounters {
         tell("retried", &self.retried);
         tell("bytes_in", &self.bytes_in);
         tell("bytes_out", &self.bytes_out);
+        tell("tcp_sent", &self.tcp_sent);
+        tell("tcp_retransmitted", &self.tcp_retransmitted);
         tell("checks_passed", &self.checks_passed);
         tell("checks_failed", &self.checks_failed);
         let words = [Failure::EarlyClose, Failure::EarlyReset].map(Failure::as_str);
@@ -77,6 +84,8 @@ pub struct Backend {
     pub first_byte_seconds: Histogram,
     /// From the accept to the end of connections it had.
     pub duration_seconds: Histogram,
+    /// What the kernel has told of its connections.
+    pub quality: Quality,
     identity: u64,
     active: AtomicU32,
     connecting: AtomicU32,
@@ -130,7 +139,12 @@ pub enum Obstacle {
 
 impl Backend {
     /// A backend with no connection, for `cores` data cores.
-    pub(super) fn new(settings: &config::Backend, pool: &config::Pool, cores: usize) -> Self {
+    pub(super) fn new(
+        settings: &config::Backend,
+        pool: &config::Pool,
+        cores: usize,
+        now: Instant,
+    ) -> Self {
         Self {
             name: Arc::from(&*settings.name),
             location: settings.address.clone(),
@@ -138,6 +152,10 @@ impl Backend {
             connect_seconds: Histogram::new(cores),
             first_byte_seconds: Histogram::new(cores),
             duration_seconds: Histogram::new(cores),
+            quality: Quality::new(!matches!(
+                settings.address,
+                Location::Address(Address::Unix(_))
+            )),
             identity: consistent_hash::identity(&settings.name),
             active: AtomicU32::new(0),
             connecting: AtomicU32::new(0),
@@ -147,10 +165,10 @@ impl Backend {
             elsewhere: AtomicU32::new(0),
             ceiling: AtomicU32::new(u32::MAX),
             resting: AtomicBool::new(false),
-            latency: ArcSwap::from_pointee(PeakEwma::new(pool.latency.decay, Instant::now())),
+            latency: ArcSwap::from_pointee(PeakEwma::new(pool.latency.decay, now)),
             suspected: AtomicBool::new(false),
             nudge: Notify::new(),
-            conduct: Conduct::new(Instant::now()),
+            conduct: Conduct::new(now),
         }
     }
 

@@ -105,7 +105,7 @@ pub(super) struct Tick {
 }
 
 impl Control {
-    pub(super) fn new(file: Arc<config::Pool>, cores: usize) -> Self {
+    pub(super) fn new(file: Arc<config::Pool>, cores: usize, now: Instant) -> Self {
         let mut control = Self {
             settings: Arc::clone(&file),
             file,
@@ -119,7 +119,6 @@ impl Control {
             departed: Bytes::default(),
             cores,
         };
-        let now = Instant::now();
         control.reconcile(&Stamp::of_file(), now);
         let all = control.tracked.iter_mut();
         all.for_each(|tracked| tracked.set_original(true, now));

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::backend::{Asker, Obstacle};
 use super::pause::Pause;
@@ -229,10 +230,10 @@ impl Pool {
         // Whoever queues is let in as those before it are.
         let asker = if queues { Asker::Held } else { Asker::Arriving };
         let mut trial = Trial::new(&snapshot, key);
-        let mut attempts = Vec::new();
+        let (mut attempts, now) = (Vec::new(), Instant::now());
         while attempt.made() < settings.connect_attempts.min(MOST_TOLD) {
             let choose = &mut |rank, open: &Open<'_>, request| trial.choose(rank, open, request);
-            let Some(taken) = snapshot.take_by(&attempt, asker, choose) else {
+            let Some(taken) = snapshot.take_by(&attempt, asker, now, choose) else {
                 break;
             };
             attempt.failed_at(Arc::clone(&taken.backend));

@@ -19,11 +19,13 @@ mod outlier;
 pub mod overrides;
 mod passive;
 pub mod pause;
+pub mod quality;
 pub mod rebalance;
 mod reload;
 mod runtime;
 mod slow_start;
 mod snapshot;
+mod stage;
 mod state;
 mod sync;
 mod taking;
@@ -52,6 +54,7 @@ pub use rebalance::Rebalance;
 pub use reload::{Reload, Wiring};
 pub use runtime::{Changed, Refused, Wanted};
 pub use snapshot::Snapshot;
+pub use stage::{Clock, Stage};
 pub use state::{AdminState, State};
 pub use taking::Taking;
 pub use tracked::{BackendView, CheckResult, Leaving};
@@ -71,6 +74,8 @@ use pause::Pause;
 const FIRST_TICK: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const LAST_TICK: Duration = Duration::from_secs(1);
+/// After so long without a tick nobody is trying any more whom the last one let try.
+const SETTLED: Duration = Duration::from_secs(15);
 
 /// What one core counts for one pool.
 #[derive(Debug, Default)]
@@ -124,6 +129,8 @@ pub struct Pool {
     docket: Docket,
     current: ArcSwap<Snapshot>,
     control: Mutex<Control>,
+    /// There where the pool is simulated.
+    stage: Option<Stage>,
     hold: Arc<hold::Queue<Attempt, Lease>>,
     /// How many another process of this balancer holds.
     held_elsewhere: AtomicUsize,
@@ -233,7 +240,17 @@ pub type Held = hold::Place<Attempt, Lease>;
 impl Pool {
     /// A pool as the file has it, for `cores` data cores; nothing is checked yet.
     pub fn new(settings: Arc<config::Pool>, cores: usize) -> Arc<Self> {
-        let control = Control::new(Arc::clone(&settings), cores);
+        Self::on(None, settings, cores)
+    }
+
+    /// The same in virtual time.
+    pub fn staged(settings: Arc<config::Pool>, stage: Stage) -> Arc<Self> {
+        Self::on(Some(stage), settings, 0)
+    }
+
+    fn on(stage: Option<Stage>, settings: Arc<config::Pool>, cores: usize) -> Arc<Self> {
+        let now = stage.as_ref().map_or_else(Instant::now, Stage::now);
+        let control = Control::new(Arc::clone(&settings), cores, now);
         Arc::new(Self {
             name: Arc::clone(&settings.name),
             counters: PerCore::new(cores),
@@ -247,6 +264,7 @@ impl Pool {
             docket: Docket::default(),
             current: ArcSwap::from_pointee(control.snapshot(None)),
             control: Mutex::new(control),
+            stage,
             hold: Arc::default(),
             held_elsewhere: AtomicUsize::new(0),
             holding: Notify::new(),
@@ -406,19 +424,33 @@ impl Pool {
     }
 
     fn take(self: &Arc<Self>, attempt: &Attempt, asker: Asker) -> Option<Lease> {
-        let taken = self.current.load().take(attempt, asker, &mut rand::rng())?;
-        Some(Lease::new(Arc::clone(self), taken))
+        let snapshot = self.current.load();
+        let taken = match &self.stage {
+            None => snapshot.take(attempt, asker, Instant::now(), &mut rand::rng()),
+            Some(stage) => {
+                let now = stage.now();
+                stage.draw(|draws| snapshot.take(attempt, asker, now, draws))
+            }
+        };
+        taken.map(|taken| Lease::new(Arc::clone(self), taken))
     }
 
     /// Keeps those moving who are held, for as long as the pool lives: asks for checks soon,
     /// and lets the head try again where an up backend refused the last connect.
     pub async fn tend(self: Arc<Self>) {
+        let mut pause = FIRST_TICK;
+        let mut last = Instant::now();
         loop {
             self.holding.notified().await;
-            let mut pause = FIRST_TICK;
+            // Who was let try alone has left the queue, and is back if that failed: the pauses
+            // grow on.
+            if !self.is_resting() || last.elapsed() > SETTLED {
+                pause = FIRST_TICK;
+            }
             while !self.hold.is_empty() {
                 self.hasten_checks();
                 tokio::time::sleep(pause).await;
+                last = Instant::now();
                 let resting = self.is_resting();
                 self.hold
                     .serve_head(|attempt| self.take_anywhere(attempt, Asker::Tick));
@@ -439,9 +471,7 @@ impl Pool {
         ];
         own.into_iter().for_each(|histogram| histogram.step(now));
         for backend in self.every_backend() {
-            backend.connect_seconds.step(now);
-            backend.first_byte_seconds.step(now);
-            backend.duration_seconds.step(now);
+            backend.step(now);
         }
     }
 }

@@ -159,9 +159,10 @@ impl Snapshot {
         &self,
         attempt: &Attempt,
         asker: Asker,
+        now: Instant,
         rng: &mut impl Rng,
     ) -> Option<Taken> {
-        self.take_by(attempt, asker, &mut |rank, open, request| {
+        self.take_by(attempt, asker, now, &mut |rank, open, request| {
             self.tiers[rank].balancer.pick(open, request, rng)
         })
     }
@@ -172,15 +173,16 @@ impl Snapshot {
         &self,
         attempt: &Attempt,
         asker: Asker,
+        now: Instant,
         choose: &mut impl FnMut(usize, &Open<'_>, Request) -> Option<Choice>,
     ) -> Option<Taken> {
         if self.pause.is_on() {
             return None;
         }
-        self.take_from(attempt, asker, &attempt.tried, choose)
+        self.take_from(attempt, (asker, now), &attempt.tried, choose)
             .or_else(|| match attempt.tried.is_empty() || attempt.elsewhere {
                 true => None,
-                false => self.take_from(attempt, asker, &[], choose),
+                false => self.take_from(attempt, (asker, now), &[], choose),
             })
     }
 
@@ -195,7 +197,7 @@ impl Snapshot {
     fn take_from(
         &self,
         attempt: &Attempt,
-        asker: Asker,
+        (asker, now): (Asker, Instant),
         without: &[Arc<Backend>],
         choose: &mut impl FnMut(usize, &Open<'_>, Request) -> Option<Choice>,
     ) -> Option<Taken> {
@@ -211,7 +213,7 @@ impl Snapshot {
                 members: &tier.members,
                 without,
                 asker,
-                now: Instant::now(),
+                now,
                 trial: Cell::new(false),
             };
             let choice = choose(rank, &open, request)?;

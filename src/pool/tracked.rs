@@ -185,7 +185,7 @@ impl Tracked {
             history.push(not_resolved());
         }
         Self {
-            backend: Arc::new(Backend::new(settings, pool, cores)),
+            backend: Arc::new(Backend::new(settings, pool, cores, now)),
             settings: settings.clone(),
             health,
             last_check: None,

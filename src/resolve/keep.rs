@@ -149,13 +149,8 @@ impl<A: Ask> Resolver<A> {
     /// What changes is a line each time; what fails is one line a second for all names together.
     fn say(&self, question: &Question, before: &[Resolved], after: &[Resolved], why: Option<&str>) {
         let (name, addresses) = (question.to_string(), after.len());
-        let new = |of: &[Resolved], than: &[Resolved]| {
-            let new = of.iter().filter(|resolved| !than.contains(resolved));
-            let new: Vec<_> = new.map(|resolved| resolved.ip.to_string()).collect();
-            new.join(" ")
-        };
         if before != after {
-            let (added, removed) = (new(after, before), new(before, after));
+            let (added, removed) = (only_in(after, before), only_in(before, after));
             match after.is_empty() {
                 true => tracing::warn!(name, removed, "not resolved any more"),
                 false => tracing::info!(name, addresses, added, removed, "resolved"),
@@ -175,6 +170,17 @@ impl<A: Ask> Resolver<A> {
             }
         }
     }
+}
+
+/// The addresses of `these` that are none of `those`, whatever weights and priorities they have.
+fn only_in(these: &[Resolved], those: &[Resolved]) -> String {
+    let key = |resolved: &Resolved| (resolved.ip, resolved.record.map(|record| record.port));
+    let known: Vec<_> = those.iter().map(key).collect();
+    let own = these
+        .iter()
+        .filter(|resolved| !known.contains(&key(resolved)));
+    let own: Vec<_> = own.map(|resolved| resolved.ip.to_string()).collect();
+    own.join(" ")
 }
 
 fn lookup(reply: &Reply) -> Lookup {

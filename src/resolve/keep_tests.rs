@@ -194,3 +194,21 @@ async fn an_answer_of_thousands_is_cut_short_and_always_at_the_same_place() {
     assert_eq!(names.len(), MOST_ADDRESSES);
     assert_eq!(names[0], "app.internal:80/10.0.0.0:80");
 }
+
+#[test]
+fn an_address_whose_record_changes_has_not_gone() {
+    let resolved = |ip: &str, weight, port| Resolved {
+        record: Some(crate::pool::names::Record {
+            priority: 1,
+            weight,
+            port,
+        }),
+        ip: ip.parse().expect("an address"),
+        host: HostName::of_host("app.internal").expect("a name"),
+    };
+    let before = [resolved("10.0.0.1", 3, 80), resolved("10.0.0.2", 3, 80)];
+    let after = [resolved("10.0.0.1", 5, 80), resolved("10.0.0.2", 3, 81)];
+    assert_eq!(only_in(&after, &before), "10.0.0.2");
+    assert_eq!(only_in(&before, &after), "10.0.0.2");
+    assert_eq!(only_in(&before, &after[..1]), "10.0.0.2");
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
+use crate::conn::quality::keep_sampling;
 use crate::conn::{Arrival, Command, Core, CoreHandle, serve};
 use crate::listener::Door;
 use crate::listener::accept::{AcceptLoop, Admission};
@@ -51,6 +52,7 @@ impl CorePlan {
             rustix::thread::gettid().as_raw_nonzero().get() as u64,
         );
         let core = Core::new(self.index, self.pipes, self.log, self.process);
+        spawn(keep_sampling(Rc::clone(&core)));
         while let Some(command) = self.commands.recv().await {
             match command {
                 Command::Do(work) => work(&core),

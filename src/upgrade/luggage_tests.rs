@@ -39,6 +39,7 @@ fn passport(id: u64) -> Passport {
         held: None,
         connect: Some(Duration::from_micros(80)),
         first_byte: None,
+        sampled: None,
     }
 }
 

@@ -12,9 +12,10 @@ use super::message::{Of, Total};
 use crate::admin::{Configured, Running};
 use crate::metrics::ledger::{Counts, HistogramTotals, since};
 use crate::metrics::{Histogram, PerCore};
+use crate::pool::quality::Sent;
 use crate::pool::{Backend, Pool};
 
-/// Things told of in one message, so that it stays within its bounds: a backend takes ten
+/// Things told of in one message, so that it stays within its bounds: a backend takes twenty
 /// kilobytes at most.
 const AT_ONCE: usize = 128;
 
@@ -137,10 +138,16 @@ fn add_one(running: &Running, began: &Configured, total: &Total) {
             let Some(pool) = began.pool(pool) else {
                 return;
             };
+            let count = |name| total.counts.get(name).copied().unwrap_or(0);
             match pool.backend(name) {
-                Some(backend) => add_both(&backend.counters, &of_backend(&backend), total),
+                Some(backend) => {
+                    backend.quality.carry(Sent {
+                        bytes: count("tcp_sent"),
+                        retransmitted: count("tcp_retransmitted"),
+                    });
+                    add_both(&backend.counters, &of_backend(&backend), total);
+                }
                 None => {
-                    let count = |name| total.counts.get(name).copied().unwrap_or(0);
                     pool.add_departed(count("bytes_in"), count("bytes_out"));
                 }
             }
@@ -176,10 +183,13 @@ fn of_pool(pool: &Pool) -> [(&'static str, &Histogram); 3] {
     ]
 }
 
-fn of_backend(backend: &Backend) -> [(&'static str, &Histogram); 3] {
+fn of_backend(backend: &Backend) -> [(&'static str, &Histogram); 5] {
+    let [rtt, delivery_rate] = backend.quality.histograms();
     [
         ("connect", &backend.connect_seconds),
         ("first_byte", &backend.first_byte_seconds),
         ("duration", &backend.duration_seconds),
+        rtt,
+        delivery_rate,
     ]
 }

@@ -15,6 +15,7 @@
 //! | `crowd.rs` | thousands of clients, and backends for them, in processes of their own |
 //! | `load.rs` | clients that come and go at a pace, and streams, in processes of their own |
 //! | `manager.rs` | a service manager, as far as it hears |
+//! | `terminal.rs` | a pseudo-terminal, and what would be seen on it |
 //! | `dns.rs` | a DNS server that answers as the test says |
 //! | `restartable.rs` | a backend in a process of its own, which knows its accept queue |
 //!
@@ -51,6 +52,7 @@ pub mod programs;
 pub mod restartable;
 mod stream;
 mod tally;
+mod terminal;
 pub mod tls;
 
 pub use backend::{Backend, Blackhole, at_one_port};
@@ -69,3 +71,4 @@ pub use pattern::Pattern;
 pub use process::{Process, auto_finds_bulk, is_listening, listening_at, sockets_at};
 pub use stream::{End, STALL, Stream, is_reset};
 pub use tally::Tally;
+pub use terminal::Terminal;

@@ -276,6 +276,27 @@ impl Stream {
         self.arm_reset();
     }
 
+    /// From now on one in `n` segments that come is lost before its kernel has seen it, by chance.
+    /// TCP only.
+    pub fn lose_one_in(&self, n: u32) {
+        // Classic BPF, see socket(7) and linux/filter.h: a random number (`SKF_AD_RANDOM`, at
+        // a place where no packet is), modulo n; of the packet nothing is kept where that is 0.
+        const LOAD_RANDOM: (u16, u32) = (0x20, 0xffff_f000 + 56);
+        const MODULO: u16 = 0x94;
+        const JUMP_IF_EQUAL: u16 = 0x15;
+        const RETURN: u16 = 0x06;
+        let filter = [
+            socket2::SockFilter::new(LOAD_RANDOM.0, 0, 0, LOAD_RANDOM.1),
+            socket2::SockFilter::new(MODULO, 0, 0, n),
+            socket2::SockFilter::new(JUMP_IF_EQUAL, 0, 1, 0),
+            socket2::SockFilter::new(RETURN, 0, 0, 0),
+            socket2::SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ];
+        socket2::SockRef::from(&self.fd)
+            .attach_filter(&filter)
+            .expect("anybody may filter their own socket");
+    }
+
     fn arm_reset(&self) {
         if !self.unix {
             sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO)).expect("a socket option");

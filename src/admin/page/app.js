@@ -1,6 +1,6 @@
 'use strict';
-// The dashboard: asks /stats, /series, /connections and /events of the endpoint that served it,
-// and nothing else.
+// The dashboard: asks /stats, /series, /connections, /events and the history of a backend of the
+// endpoint that served it, and nothing else.
 
 const $ = id => document.getElementById(id);
 const STATES = ['down', 'ejected', 'starting', 'draining', 'maintenance', 'removed', 'up'];
@@ -11,7 +11,7 @@ const WINDOW_MS = 15 * 60 * 1000;
 
 const now = {
   stats: null, before: null, at: 0, series: null, details: {}, events: [], shown: {}, sort: {},
-  open: new Set(), seen: new Set(), token: sessionStorage.getItem('isobar-token'), lost: 0,
+  open: new Set(), detail: null, seen: new Set(), token: sessionStorage.getItem('isobar-token'), lost: 0,
 };
 
 // ---- small tools
@@ -165,6 +165,7 @@ function draw() {
   drawNumbers(stats, pools);
   drawFlow(stats);
   drawPools(pools);
+  drawBackend();
 }
 const usable = pool => Object.values(pool.backends).filter(b => b.state === 'up' && b.weight > 0).length;
 const sum = (list, get) => list.reduce((n, item) => n + get(item), 0);
@@ -313,7 +314,8 @@ function backendRow(pool, name) {
     if (what) change(pool, name, what);
   } }, [['', 'Change…'], ['ready', 'Ready'], ['drain', 'Drain'], ['maintenance', 'Maintenance'], ['weight', 'Weight…']]
     .map(([value, label]) => h('option', { value }, label)));
-  const node = h('tr', { 'data-backend': pool + '/' + name }, h('td', { class: 'who', 'data-label': 'Backend' }, h('span', { class: 'name' }, name), where),
+  const node = h('tr', { 'data-backend': pool + '/' + name }, h('td', { class: 'who', 'data-label': 'Backend' },
+      h('button', { type: 'button', class: 'name', 'aria-haspopup': 'dialog', title: 'Latency, quality and history', onclick: () => openBackend(pool, name) }, name), where),
     cell('State', 'what', chip, cause), Object.values(values), spark, cell('Change', 'act', act));
   let state = null, track = null;
   function draw(b) {
@@ -345,6 +347,61 @@ function backendRow(pool, name) {
     }
   }
   return { node, draw };
+}
+
+// ---- one backend
+
+const moment = at => new Date(at).toLocaleString([], { dateStyle: 'short', timeStyle: 'medium', hour12: false });
+const MEASURES = [
+  ['Connect', b => b.connect_seconds, millis],
+  ['First byte', b => b.first_byte_seconds, millis],
+  ['Round trip', b => b.rtt_seconds, millis],
+  ['Delivery rate', b => b.delivery_rate, n => n ? rate(Math.round(n), 'B') : '–'],
+];
+
+function openBackend(pool, name) {
+  now.detail = { pool, name, known: null };
+  text($('backend-title'), `${pool}/${name}`);
+  text($('backend-note'), '');
+  $('backend-history').hidden = true;
+  drawBackend();
+  $('backend-dialog').showModal();
+}
+$('backend-dialog').addEventListener('close', () => { now.detail = null; });
+
+function drawBackend() {
+  const of = now.detail;
+  if (!of) return;
+  const b = now.stats.pools[of.pool]?.backends[of.name];
+  if (!b) { text($('backend-state'), 'It is gone.'); return; }
+  const last = b.health.last_at ? `; its last check ${b.health.last_ok ? 'passed' : `failed: ${b.health.last_error}`}` : '';
+  text($('backend-state'), `${b.address} is ${b.state} for ${ago(b.health.since)}${last}.`);
+  $('backend-quality').replaceChildren(...MEASURES.map(([name, get, unit]) => {
+    const m = get(b);
+    return h('tr', {}, h('th', { scope: 'row' }, name),
+      [m?.p50, m?.p90, m?.p99, m?.max].map(value => h('td', { class: 'n' }, unit(value))));
+  }));
+  const again = b.retransmitted;
+  text($('backend-retransmitted'), !again ? 'The kernel tells nothing of what was sent again.'
+    : `Sent again in the last 60 s: ${again.share == null ? 'nothing was sent' : (again.share * 100).toFixed(2) + '\u202f%'}; in all ${short(again.retransmitted_bytes, 'B')} of ${short(again.sent_bytes, 'B')}, of connections older than a second.`);
+  if (of.known !== b.health.transitions) drawHistory(of, b.health.transitions);
+}
+
+async function drawHistory(of, known) {
+  of.known = known;
+  try {
+    const answer = await json(`pools/${encodeURIComponent(of.pool)}/backends/${encodeURIComponent(of.name)}/history`);
+    if (now.detail !== of) return;
+    const all = answer.history.slice().reverse();
+    text($('backend-note'), all.length ? `${answer.transitions} changes of state since the start${answer.transitions > all.length ? `, the last ${all.length} are shown` : ''}, newest first.` : 'No change of state so far.');
+    $('backend-history').hidden = !all.length;
+    $('backend-history').tBodies[0].replaceChildren(...all.map(change => h('tr', {},
+      h('td', {}, h('time', { datetime: change.at }, moment(change.at))), h('td', {}, change.from), h('td', {}, change.to),
+      h('td', { class: 'why' }, change.cause), h('td', { class: 'n' }, millis(change.check_seconds)), h('td', {}, change.by))));
+  } catch (error) {
+    of.known = null;
+    if (now.detail === of) text($('backend-note'), error.message);
+  }
 }
 
 // ---- charts

@@ -183,6 +183,7 @@ impl Snapshot {
             &families::BACKEND_CONNECT_SECONDS,
             |samples, names, of| samples.histogram(names, &of.backend.connect_seconds),
         )?;
+        self.quality(out)?;
         self.each_pool(out, &families::FIRST_BYTE_SECONDS, |samples, pool| {
             samples.histogram(&[&pool.name], &pool.first_byte_seconds)
         })?;
@@ -192,6 +193,32 @@ impl Snapshot {
         })?;
         self.each_pool(out, &families::HOLD_SECONDS, |samples, pool| {
             samples.histogram(&[&pool.name], &pool.hold_seconds)
+        })
+    }
+
+    /// What the kernel knows of connections; nothing where it knows nothing.
+    fn quality(&self, out: &mut Families<'_>) -> fmt::Result {
+        let rtt = &families::BACKEND_RTT_SECONDS;
+        self.each_backend(out, rtt, |samples, names, of| {
+            let quality = &of.backend.quality;
+            known(quality.rtt(), |rtt| samples.histogram(names, rtt))
+        })?;
+        let rates = &families::BACKEND_DELIVERY_RATE;
+        self.each_backend(out, rates, |samples, names, of| {
+            let quality = &of.backend.quality;
+            known(quality.delivery_rate(), |rates| {
+                samples.histogram(names, rates)
+            })
+        })?;
+        let sent = &families::BACKEND_TCP_SENT_BYTES;
+        self.each_backend(out, sent, |samples, names, of| {
+            known(of.backend.sent(), |sent| samples.counter(names, sent.bytes))
+        })?;
+        let retransmitted = &families::BACKEND_TCP_RETRANSMITTED_BYTES;
+        self.each_backend(out, retransmitted, |samples, names, of| {
+            known(of.backend.sent(), |sent| {
+                samples.counter(names, sent.retransmitted)
+            })
         })
     }
 
@@ -252,13 +279,15 @@ impl Snapshot {
             ),
         ];
         for (family, value) in gauges {
-            out.family(family, |samples| known(samples, value))?;
+            out.family(family, |samples| {
+                known(value, |value| samples.gauge(&[], value))
+            })?;
         }
         out.family(&families::PROCESS_START_TIME_SECONDS, |samples| {
             samples.gauge(&[], unix(self.running.started_at))
         })?;
         out.family(&families::PROCESS_THREADS, |samples| {
-            known(samples, usage.threads)
+            known(usage.threads, |threads| samples.gauge(&[], threads))
         })
     }
 
@@ -302,9 +331,9 @@ impl Snapshot {
     }
 }
 
-/// A gauge of what the kernel says; nothing where it does not.
-fn known(samples: &mut Samples<'_>, value: Option<u64>) -> fmt::Result {
-    value.map_or(Ok(()), |value| samples.gauge(&[], value))
+/// What the kernel says; nothing where it does not.
+fn known<T>(value: Option<T>, write: impl FnOnce(T) -> fmt::Result) -> fmt::Result {
+    value.map_or(Ok(()), write)
 }
 
 fn sum(backend: &Backend, count: fn(&BackendCounters) -> &Counter) -> u64 {

@@ -1,18 +1,18 @@
 //! `isobar status`: what the running balancer is doing, as tables.
 
-mod stats;
-
 use clap::Args;
 use jiff::Timestamp;
 
 use super::client::{AdminArgs, Client};
 use super::names::backend_path;
 use super::output::{has_colours, print};
+use super::stats::{
+    self, Backend, Health, History, Named, Percentiles, Pool, Retransmitted, Stats,
+};
 use super::table::{Cell, Column, Table, Tone};
-use super::words::{bytes, latency, since, span};
+use super::words::{bytes, latency, number, since, span};
 use super::{Failure, Outcome};
 use crate::terminal::replaced;
-use stats::{Backend, Health, History, Named, Pool, Stats};
 
 /// What to show, and of which balancer.
 #[derive(Debug, Args)]
@@ -203,7 +203,7 @@ impl View<'_> {
                 0 => 0.into(),
                 failed => Cell::new(failed, Tone::Odd),
             },
-            connect_times(backend).into(),
+            times(&backend.connect_seconds).into(),
             self.last_check(&backend.health),
         ]
     }
@@ -253,6 +253,18 @@ impl View<'_> {
         table.row(["bytes in".into(), bytes(backend.bytes_in).into()]);
         table.row(["bytes out".into(), bytes(backend.bytes_out).into()]);
         table.row(["connect p50/p99".into(), connect]);
+        let answers = times(&backend.first_byte_seconds);
+        table.row(["first byte p50/p99".into(), answers.into()]);
+        if let Some(rtt) = &backend.rtt_seconds {
+            table.row(["round trip p50/p99".into(), times(rtt).into()]);
+        }
+        if let Some(rate) = &backend.delivery_rate {
+            table.row(["delivery rate p50".into(), delivery(rate).into()]);
+        }
+        if let Some(retransmitted) = &backend.retransmitted {
+            let again = sent_again(retransmitted);
+            table.row(["retransmitted".into(), again.into()]);
+        }
         table.row(["check".into(), (&backend.health.kind).into()]);
         table.row(["last check".into(), check]);
         table.render(self.colours)
@@ -286,11 +298,7 @@ impl View<'_> {
 
 /// Those that take new connections now, of all.
 fn usable(pool: &Pool) -> Cell {
-    let (mut usable, mut all) = (0, 0);
-    for (_, backend) in pool.backends.iter().filter(|(_, b)| b.state != "removed") {
-        all += 1;
-        usable += u32::from(backend.state == "up" && backend.weight > 0);
-    }
+    let (usable, all) = pool.usable();
     let tone = match usable {
         0 => Tone::Bad,
         _ if usable < all => Tone::Odd,
@@ -324,12 +332,33 @@ fn weight(backend: &Backend) -> Cell {
     }
 }
 
-fn connect_times(backend: &Backend) -> String {
-    let times = &backend.connect_seconds;
-    match latency(times.p50) {
+fn times(of: &Percentiles) -> String {
+    match latency(of.p50) {
         none if none == "-" => none,
-        p50 => format!("{p50}/{}", latency(times.p99)),
+        p50 => format!("{p50}/{}", latency(of.p99)),
     }
+}
+
+fn delivery(rate: &Percentiles) -> String {
+    match rate.p50 {
+        Some(rate) if rate > 0.0 => format!("{}/s", bytes(rate as u64)),
+        _ => "-".to_owned(),
+    }
+}
+
+/// `0.12% of the last minute, 40 KiB of 3 MiB in all`.
+fn sent_again(of: &Retransmitted) -> String {
+    if of.sent_bytes == 0 {
+        return "-".to_owned();
+    }
+    let (again, all) = (bytes(of.retransmitted_bytes), bytes(of.sent_bytes));
+    let percent = match of.share {
+        None => return format!("{again} of {all} in all"),
+        // So little would be rounded to nothing, which it is not.
+        Some(share) if share > 0.0 && share < 0.000_1 => "<0.01".to_owned(),
+        Some(share) => number(share * 100.0),
+    };
+    format!("{percent}% of the last minute, {again} of {all} in all")
 }
 
 #[cfg(test)]

@@ -72,7 +72,10 @@ fn a_backend_is_shown_with_its_history() {
     let backend =
         find(&stats.pools, "pool", "web").and_then(|p| find(&p.backends, "backend", "b1"));
     let shown = view(&stats, false).backend("web", "b1", backend.expect("b1"));
-    assert!(shown.contains("\nbytes out        31.2 KiB\n"), "{shown}");
+    assert!(
+        shown.contains("\nbytes out           31.2 KiB\n"),
+        "{shown}"
+    );
     let history = serde_json::from_str(
         r#"{"history": [{"at": "2026-01-01T00:00:02Z", "from": "starting", "to": "up",
             "cause": "check passed", "check_seconds": 0.001, "by": "checks"}]}"#,
@@ -83,6 +86,54 @@ AT                    FROM      TO  BY      CHECK  CAUSE
 2026-01-01T00:00:02Z  starting  up  checks    1ms  check passed
 ";
     assert_eq!(shown, expected);
+}
+
+/// Its rows, name and value.
+fn rows(stats: &str) -> Vec<(String, String)> {
+    let stats: Stats = serde_json::from_str(stats).expect("statistics");
+    let backend =
+        find(&stats.pools, "pool", "web").and_then(|p| find(&p.backends, "backend", "b1"));
+    let shown = view(&stats, false).backend("web", "b1", backend.expect("b1"));
+    let split = |line: &str| {
+        let (name, value) = line.split_once("  ")?;
+        Some((name.to_owned(), value.trim().to_owned()))
+    };
+    shown.lines().filter_map(split).collect()
+}
+
+#[test]
+fn what_the_kernel_tells_of_a_backend_is_shown() {
+    let told = r#""first_byte_seconds": {"count": 2, "p50": 0.002, "p90": 0.003, "p99": 0.003, "max": 0.003},
+        "rtt_seconds": {"count": 9, "p50": 0.00008, "p90": 0.0001, "p99": 0.00015, "max": 0.01},
+        "delivery_rate": {"count": 1, "p50": 131072.0, "p90": 131072.0, "p99": 131072.0, "max": 131072.0},
+        "retransmitted": {"sent_bytes": 3145728, "retransmitted_bytes": 40960, "share": 0.0012},
+        "health""#;
+    let stats = STATS.replacen(r#""health""#, told, 1);
+    let row = |stats: &str, name: &str| {
+        let found = rows(stats).into_iter().find(|(own, _)| own == name);
+        found.map(|(_, value)| value)
+    };
+    let is = |name, value: &str| assert_eq!(row(&stats, name).as_deref(), Some(value));
+    is("first byte p50/p99", "2ms/3ms");
+    is("round trip p50/p99", "80µs/150µs");
+    is("delivery rate p50", "128 KiB/s");
+    is(
+        "retransmitted",
+        "0.12% of the last minute, 40 KiB of 3 MiB in all",
+    );
+    let little = stats.replace("0.0012", "0.00001");
+    let little = row(&little, "retransmitted").expect("a row");
+    assert!(little.starts_with("<0.01% of"), "{little}");
+    let quiet = stats.replace("0.0012", "null");
+    let quiet = row(&quiet, "retransmitted");
+    assert_eq!(quiet.as_deref(), Some("40 KiB of 3 MiB in all"));
+    // A Unix socket, or an older balancer.
+    let none = r#""rtt_seconds": null, "delivery_rate": null, "retransmitted": null, "health""#;
+    for stats in [STATS, &STATS.replacen(r#""health""#, none, 1)] {
+        assert_eq!(row(stats, "round trip p50/p99"), None);
+        assert_eq!(row(stats, "retransmitted"), None);
+        assert_eq!(row(stats, "first byte p50/p99").as_deref(), Some("-"));
+    }
 }
 
 #[test]

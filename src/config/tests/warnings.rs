@@ -229,6 +229,20 @@ fn what_has_no_effect_is_a_warning_at_its_place() {
     }
 }
 
+#[test]
+fn blocks_alone_let_no_client_of_a_unix_socket_in() {
+    let told = |allow: &str| {
+        warnings(&with_pool(&format!(
+            "[listener.u]\nbind = \"unix:/u\"\npool = \"p\"\nallow = [{allow}]\n"
+        )))
+    };
+    let closed = told("\"10.0.0.0/8\"");
+    assert!(closed[0].contains("this lets nobody in"), "{closed:?}");
+    let open = told("\"unix\", \"10.0.0.0/8\"");
+    assert!(open[0].contains("this has no effect"), "{open:?}");
+    assert_eq!((closed.len(), open.len()), (1, 1));
+}
+
 /// Which family the addresses of a name have, only `resolve` can tell.
 #[test]
 fn a_source_is_wanted_for_a_name_where_its_family_is_known() {

@@ -133,6 +133,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
         let client = Stream::new(still.client, pose.client);
         let backend = Stream::new(still.backend, pose.backend);
         let (client, backend) = (client?, backend?);
+        entry.sampling().go_on(backend.kind());
         let ago = |time| now.checked_sub(time).unwrap_or(now);
         let keepalive_at = pose.keepalive_in.and_then(|time| now.checked_add(time));
         Ok(Self {

@@ -46,6 +46,7 @@ use super::replay::Trail;
 use crate::config;
 use crate::metrics::{Ended, Failure};
 use crate::net::{Kind, Stream};
+use crate::pool::quality::Sample;
 use clock::Clock;
 use deliver::{What, deliver};
 use direction::{Direction, End, Link, Tally, Waiting};
@@ -82,6 +83,8 @@ pub trait Observer {
     fn ended_early(&self, how: Failure, now: Instant);
     /// Whether it matters that one lasts, at that very moment.
     fn is_doubted(&self) -> bool;
+    /// The kernel was asked how the backend's socket is doing.
+    fn sampled(&self, sample: &Sample);
 }
 
 /// How a relay came to its end.
@@ -194,6 +197,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
     ) -> Self {
         let now = Instant::now();
         entry.moved_at(now);
+        entry.sampling().begin(backend.kind());
         // The client's socket has its own from the listener.
         let probed = backend.kind() == Kind::Tcp && !settings.keepalive.is_zero();
         let keepalive_at = probed.then(|| now + settings.keepalive / 2);
@@ -219,7 +223,11 @@ impl<'a, O: Observer> Exchange<'a, O> {
     /// # Cancel safety
     /// Dropping the future leaves a connection that is not complete.
     pub async fn run(&mut self) -> Finish {
-        match poll_fn(|cx| self.poll(cx)).await {
+        let done = poll_fn(|cx| self.poll(cx)).await;
+        if self.entry.sampling().has_begun() && !matches!(done, Done::Frozen) {
+            self.sample();
+        }
+        match done {
             Done::Closed(first) => {
                 self.client.complete();
                 self.backend.complete();
@@ -258,6 +266,9 @@ impl<'a, O: Observer> Exchange<'a, O> {
             }
             self.entry.stay();
         }
+        if self.entry.sampling().is_due() {
+            self.sample();
+        }
         let (mut up, mut down) = (Tally::default(), Tally::default());
         let kept = self.window.is_kept();
         let step = self.step(cx, &mut up, &mut down);
@@ -273,7 +284,7 @@ impl<'a, O: Observer> Exchange<'a, O> {
             observe(&self.observer, &up, &down);
         }
         if self.lasts_at.is_some() {
-            self.judge(&step, now);
+            self.judge(self.early_end(&step), now);
         }
         if step.is_ready() {
             return step;
@@ -281,25 +292,36 @@ impl<'a, O: Observer> Exchange<'a, O> {
         self.rest(cx, now)
     }
 
-    /// Tells once what it shows of the backend: the first of its first byte, a second, an early
+    /// Asks the kernel how the backend's socket is doing.
+    #[cold]
+    fn sample(&self) {
+        let info = self.backend.tcp_info();
+        if let Some(sample) = self.entry.sampling().take(info, Instant::now()) {
+            self.observer.sampled(&sample);
+        }
+    }
+
+    /// How the backend has ended it, if that is early.
+    fn early_end(&self, step: &Poll<Done>) -> Option<Failure> {
+        match step {
+            Poll::Ready(
+                Done::Cut(Side::Backend, Ended::BackendReset)
+                | Done::Early(Some(Ended::BackendReset)),
+            ) => Some(Failure::EarlyReset),
+            _ => None,
+        }
+    }
+
+    /// Tells once what it shows of the backend: the first of its first byte, a second, an `early`
     /// end.
     ///
     /// For the second nobody sets a timer while the backend is well: it is noticed when the
     /// connection next moves, or ends, and matters to nobody before. (So of a connection that was
     /// silent from before the first of several failures until after them the second may be
     /// noticed late.)
-    fn judge(&mut self, step: &Poll<Done>, now: Instant) {
+    fn judge(&mut self, early: Option<Failure>, now: Instant) {
         let Some(lasts_at) = self.lasts_at else {
             return;
-        };
-        let early = match step {
-            Poll::Ready(
-                Done::Cut(Side::Backend, Ended::BackendReset)
-                | Done::Early(Some(Ended::BackendReset)),
-            ) => Some(Failure::EarlyReset),
-            Poll::Ready(Done::Early(None)) => Some(Failure::EarlyClose),
-            _ if self.first_fin == Some(Side::Backend) => Some(Failure::EarlyClose),
-            _ => None,
         };
         if self.asked.is_none() {
             self.lasts_at = None;
@@ -311,6 +333,15 @@ impl<'a, O: Observer> Exchange<'a, O> {
             if self.is_client_silent() {
                 self.observer.ended_early(how, now);
             }
+        }
+    }
+
+    /// Tells that the backend has sent FIN without a byte, before the client knows: it may answer
+    /// with its own FIN as soon as it does. `spoken`: bytes of the client have just come.
+    fn judge_fin(&mut self, spoken: bool) {
+        match spoken {
+            true => self.lasts_at = None,
+            false => self.judge(Some(Failure::EarlyClose), Instant::now()),
         }
     }
 
@@ -404,17 +435,23 @@ impl<'a, O: Observer> Exchange<'a, O> {
     }
 
     fn step(&mut self, cx: &mut Context<'_>, up: &mut Tally, down: &mut Tally) -> Poll<Done> {
-        if let Some(done) = self.move_bytes(cx, Side::Client, up) {
+        let end = self.move_bytes(cx, Side::Client, up);
+        if let Some(done) = end.and_then(|end| self.come_to(end, Side::Client, false)) {
             return Poll::Ready(done);
         }
-        if let Some(done) = self.move_bytes(cx, Side::Backend, down) {
+        let end = self.move_bytes(cx, Side::Backend, down);
+        let answered = down.taken > 0;
+        if matches!(end, Some(End::Fin)) && !answered {
+            self.judge_fin(up.taken > 0);
+        }
+        if let Some(done) = end.and_then(|end| self.come_to(end, Side::Backend, answered)) {
             return Poll::Ready(done);
         }
         self.watch(cx)
     }
 
-    /// Runs the direction whose source is `from`.
-    fn move_bytes(&mut self, cx: &mut Context<'_>, from: Side, tally: &mut Tally) -> Option<Done> {
+    /// Runs the direction whose source is `from`; its end, if it has come to it.
+    fn move_bytes(&mut self, cx: &mut Context<'_>, from: Side, tally: &mut Tally) -> Option<End> {
         // Nothing is kept of what a backend sends.
         let mut shut = Window::Shut;
         let (half, source, sink, window) = match from {
@@ -433,11 +470,15 @@ impl<'a, O: Observer> Exchange<'a, O> {
             tally,
             window,
         };
-        let Poll::Ready(end) = half.direction.poll(cx, &mut link) else {
-            return None;
-        };
-        drop(buffer);
-        let answered = from == Side::Backend && tally.taken > 0;
+        match half.direction.poll(cx, &mut link) {
+            Poll::Ready(end) => Some(end),
+            Poll::Pending => None,
+        }
+    }
+
+    /// What the end of the direction whose source is `from` means for the connection. `answered`:
+    /// it has just brought bytes of the backend.
+    fn come_to(&mut self, end: End, from: Side, answered: bool) -> Option<Done> {
         let (side, done) = match end {
             End::Fin => (from, None),
             End::SourceBroke(error) => (from, Some(cut(from, &error))),

@@ -35,7 +35,7 @@ use super::faults::{self, Made};
 use super::notify::Notifier;
 use super::watch;
 use crate::admin::orders::{Done, Order, Refused, Version, Wanted};
-use crate::admin::{Endpoint, Phase, Running};
+use crate::admin::{Endpoint, Phase, Running, audit_reload};
 use crate::aside::aside;
 use crate::config::{self, Faults, Loaded, Problem};
 use crate::plan::Limits;
@@ -81,10 +81,17 @@ impl Reloader {
                     Some(order) => self.obey(order).await,
                     None => return,
                 },
-                () = hangup.notified() => drop(self.reload(Limits::default(), "SIGHUP").await),
+                () = hangup.notified() => self.hang_up().await,
                 _ = sweep.tick(), if leaving => self.sweep(),
             }
         }
+    }
+
+    /// SIGHUP.
+    async fn hang_up(&mut self) {
+        let (before, by) = (self.running.configured().generation, "SIGHUP");
+        let done = self.reload(Limits::default(), by).await;
+        audit(by, before, &done);
     }
 
     async fn obey(&mut self, Order { wanted, reply }: Order) {
@@ -130,7 +137,7 @@ impl Reloader {
     async fn follow(&mut self, found: Version) -> Result<Done, Refused> {
         // The new process reads the file; where there is none in the end, it is looked at again.
         self.refuse_when_upgrading()?;
-        let by = "watch";
+        let (before, by) = (self.running.configured().generation, "watch");
         let most = self
             .running
             .configured()
@@ -151,6 +158,7 @@ impl Reloader {
             return done;
         }
         self.note(&done, by);
+        audit(by, before, &done);
         done
     }
 
@@ -262,6 +270,13 @@ impl Reloader {
                 self.running.note_reload(Err(error));
             }
         }
+    }
+}
+
+/// Nobody asked the endpoint, which would have written the line about the change.
+fn audit(by: &str, before: u64, done: &Result<Done, Refused>) {
+    if done.as_ref().is_ok_and(|done| done.applied) {
+        audit_reload(by, before, done);
     }
 }
 

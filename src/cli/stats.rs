@@ -1,4 +1,4 @@
-//! `/stats` and a backend's history, as far as `isobar status` shows them.
+//! `/stats` and a backend's history, as far as `isobar status` and `isobar top` show them.
 //!
 //! Fields that are not shown are not read, and what an older or newer balancer leaves out has a
 //! default, so that a command and a balancer of different versions understand each other.
@@ -7,7 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// `GET /stats`.
 #[derive(Debug, Deserialize)]
@@ -26,6 +26,15 @@ pub(super) struct Stats {
 pub(super) struct Config {
     pub(super) path: String,
     pub(super) generation: u64,
+    #[serde(default)]
+    pub(super) last_reload: LastReload,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LastReload {
+    /// Why it was refused; nothing: it was not.
+    pub(super) error: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -43,6 +52,13 @@ pub(super) struct Listener {
     pub(super) pool: Option<String>,
     pub(super) accepting: bool,
     pub(super) connections: Connections,
+    /// By reason.
+    #[serde(default)]
+    pub(super) rejected: Named<u64>,
+    #[serde(default)]
+    pub(super) bytes_in: u64,
+    #[serde(default)]
+    pub(super) bytes_out: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,8 +67,29 @@ pub(super) struct Pool {
     pub(super) held: u64,
     #[serde(default)]
     pub(super) paused: bool,
+    #[serde(default)]
+    pub(super) paused_until: Option<String>,
+    /// A rebalance goes on.
+    #[serde(default)]
+    pub(super) rebalancing: Option<IgnoredAny>,
     pub(super) connections: Connections,
+    #[serde(default)]
+    pub(super) bytes_in: u64,
+    #[serde(default)]
+    pub(super) bytes_out: u64,
     pub(super) backends: Named<Backend>,
+}
+
+impl Pool {
+    /// Backends that take new connections now, and all that are not removed.
+    pub(super) fn usable(&self) -> (usize, usize) {
+        let (mut usable, mut all) = (0, 0);
+        for (_, backend) in self.backends.iter().filter(|(_, b)| b.state != "removed") {
+            all += 1;
+            usable += usize::from(backend.state == "up" && backend.weight > 0);
+        }
+        (usable, all)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,6 +98,8 @@ pub(super) struct Backend {
     pub(super) state: String,
     #[serde(default)]
     pub(super) ejected_until: Option<String>,
+    #[serde(default)]
+    pub(super) leaving: Option<Leaving>,
     #[serde(default)]
     pub(super) weight: u64,
     /// Less what a slow start takes away.
@@ -76,7 +115,25 @@ pub(super) struct Backend {
     #[serde(default)]
     pub(super) connect_seconds: Percentiles,
     #[serde(default)]
+    pub(super) first_byte_seconds: Percentiles,
+    #[serde(default)]
+    pub(super) duration_seconds: Percentiles,
+    #[serde(default)]
+    pub(super) rtt_seconds: Option<Percentiles>,
+    #[serde(default)]
+    pub(super) delivery_rate: Option<Percentiles>,
+    #[serde(default)]
+    pub(super) retransmitted: Option<Retransmitted>,
+    #[serde(default)]
     pub(super) health: Health,
+}
+
+/// Of a backend that is to take no new connections.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Leaving {
+    /// When those that are left are reset.
+    pub(super) until: Option<String>,
 }
 
 /// Of the last 60 s; nothing, or 0, where nothing was measured.
@@ -85,6 +142,15 @@ pub(super) struct Backend {
 pub(super) struct Percentiles {
     pub(super) p50: Option<f64>,
     pub(super) p99: Option<f64>,
+}
+
+/// What TCP has sent since the start, and the share of the last 60 s.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Retransmitted {
+    pub(super) sent_bytes: u64,
+    pub(super) retransmitted_bytes: u64,
+    pub(super) share: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,6 +162,8 @@ pub(super) struct Health {
     pub(super) last_error: Option<String>,
     pub(super) latency_seconds: Option<f64>,
     pub(super) since: Option<String>,
+    /// The last few, oldest first.
+    pub(super) history: Vec<Entry>,
 }
 
 /// `GET /pools/P/backends/B/history`, oldest first.
@@ -104,7 +172,7 @@ pub(super) struct History {
     pub(super) history: Vec<Entry>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct Entry {
     pub(super) at: String,
     pub(super) from: String,
@@ -128,6 +196,21 @@ impl<T> Named<T> {
     pub(super) fn find(&self, name: &str) -> Option<&T> {
         self.iter()
             .find_map(|(other, value)| (other == name).then_some(value))
+    }
+
+    pub(super) fn find_mut(&mut self, name: &str) -> Option<&mut T> {
+        let mut all = self.0.iter_mut();
+        all.find_map(|(other, value)| (other == name).then_some(value))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self(Vec::new())
     }
 }
 
