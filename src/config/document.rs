@@ -11,6 +11,7 @@ use std::ops::Range;
 use toml::de::{DeTable, Error};
 
 use super::faults::{Faults, Sink};
+use super::hidden::secret_in;
 use super::repair::{self, Edit};
 use super::source::Source;
 
@@ -173,6 +174,10 @@ fn in_words(
         return "a value is missing behind the `=`".to_owned();
     }
     if unquoted || message.starts_with("invalid boolean") {
+        let line = repair::line_around(text, span.start);
+        if secret_in(&text[line]).is_some() {
+            return "text is written in quotes".to_owned();
+        }
         return format!("text is written in quotes: \"{found}\"");
     }
     match message {
@@ -216,6 +221,14 @@ mod tests {
         let problems = sink.finish().0;
         let place = |p: &super::super::Problem| format!("{}:{}: {}", p.line, p.column, p.message);
         problems.iter().map(place).collect()
+    }
+
+    #[test]
+    fn a_fault_in_a_secret_does_not_repeat_it() {
+        assert_eq!(
+            faults("token = s3cret\n"),
+            ["1:9: text is written in quotes"]
+        );
     }
 
     #[test]

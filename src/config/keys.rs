@@ -34,9 +34,12 @@ pub(super) struct Key {
 impl Key {
     /// Whether its value is not to be repeated in a message.
     pub(super) fn is_secret(&self) -> bool {
-        matches!(self.name, "token" | "send")
+        SECRETS.contains(&self.name)
     }
 }
+
+/// Keys whose values are never shown, readable or not.
+pub(super) const SECRETS: [&str; 2] = ["token", "send"];
 
 /// What a key takes.
 pub(super) enum Kind {

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::hidden::{BLANK, secret_in};
 use crate::terminal::is_hostile;
 
 /// Characters shown on either side of a place. A file may be one line of megabytes.
@@ -66,15 +67,24 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// What to show of the line of `span`.
+    /// What to show of the line of `span`: no secret.
     pub(super) fn excerpt(&self, span: Range<usize>) -> Excerpt {
         let range = self.line_range(self.line(span.start));
         let start = self.floor(span.start).min(range.end);
         let end = self.floor(span.end).clamp(start, range.end);
+        let secret = secret_in(&self.text[range.clone()]).map(|at| range.start + at);
+        let shown = secret.unwrap_or(range.end);
+        if secret.is_some_and(|at| at <= start) {
+            return Excerpt::new(&self.text[range.start..shown], BLANK, "");
+        }
         let before = &self.text[range.start..start];
-        let marked: String = self.text[start..end].chars().take(EXCERPT_MARGIN).collect();
-        let after = &self.text[start + marked.len()..range.end];
-        Excerpt::new(before, &marked, after)
+        let marked = self.text[start..end.min(shown)].chars();
+        let marked: String = marked.take(EXCERPT_MARGIN).collect();
+        let after = &self.text[start + marked.len()..shown];
+        match secret {
+            None => Excerpt::new(before, &marked, after),
+            Some(_) => Excerpt::new(before, &marked, &format!("{after}{BLANK}")),
+        }
     }
 
     fn line_range(&self, line: usize) -> Range<usize> {
@@ -161,6 +171,22 @@ fn printable(c: char) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let text = "token = \"s3cret\\q\"\nhealth = { kind = 1, send = \"s3cret\" }";
+        let source = Source::new("f", text);
+        let shown = |what: &str| {
+            let at = text.find(what).expect("it is there");
+            let excerpt = source.excerpt(at..at + what.len());
+            (excerpt.text, excerpt.marker)
+        };
+        let lines = |text: &str, marker: &str| (text.to_owned(), marker.to_owned());
+        assert_eq!(shown("\\q"), lines("token = …", "        ^"));
+        assert_eq!(shown("token"), lines("token = …", "^^^^^"));
+        let health = lines("health = { kind = 1, send = …", "                  ^");
+        assert_eq!(shown("1"), health);
+    }
 
     #[test]
     fn columns_count_characters_and_skip_the_byte_order_mark() {
