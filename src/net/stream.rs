@@ -97,10 +97,13 @@ impl Liveness {
             return Ok(());
         }
         let second = Duration::from_secs(1);
-        sockopt::set_tcp_keepidle(socket, self.keepalive.clamp(second, MAX_KEEPALIVE))?;
         sockopt::set_tcp_keepintvl(socket, (self.keepalive / 3).clamp(second, MAX_KEEPALIVE))?;
         sockopt::set_tcp_keepcnt(socket, 3)?;
-        Ok(sockopt::set_socket_keepalive(socket, true)?)
+        sockopt::set_socket_keepalive(socket, true)?;
+        // Last: only with keep-alive on the kernel counts silence from the last segment here, else
+        // from when it is switched on.
+        let idle = self.keepalive.clamp(second, MAX_KEEPALIVE);
+        Ok(sockopt::set_tcp_keepidle(socket, idle)?)
     }
 }
 
@@ -458,4 +461,45 @@ fn end_by_reset(socket: &OwnedFd, kind: Kind) {
 
 fn would_block(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// When the kernel's timer of this socket is due, by proc_net_tcp(5).
+    fn timer(stream: &TcpStream) -> Duration {
+        let port = stream.local_addr().expect("an address").port();
+        let local = format!("0100007F:{port:04X}");
+        let table = std::fs::read_to_string("/proc/self/net/tcp").expect("the table");
+        let mut rows = table.lines().map(|line| line.split_whitespace());
+        let mut row = rows
+            .find(|row| row.clone().nth(1) == Some(&*local))
+            .expect("its row");
+        let (kind, hundredths) = row
+            .nth(5)
+            .expect("a timer")
+            .split_once(':')
+            .expect("two parts");
+        assert_eq!(kind, "02", "the timer of keep-alive");
+        Duration::from_millis(10 * u64::from_str_radix(hundredths, 16).expect("a number"))
+    }
+
+    #[test]
+    fn keepalive_that_comes_late_counts_silence_from_the_last_segment() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let stream = TcpStream::connect(address).expect("a connection");
+        // It is silence that is measured.
+        std::thread::sleep(Duration::from_millis(1_100));
+        let liveness = Liveness {
+            user_timeout: Duration::ZERO,
+            keepalive: Duration::from_secs(10),
+        };
+        liveness.apply_keepalive(&stream).expect("keep-alive");
+        let due = timer(&stream);
+        assert!(due <= Duration::from_secs(9), "{due:?}");
+    }
 }
