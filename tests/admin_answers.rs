@@ -21,7 +21,7 @@ fn shape() -> Value {
     json!({
         "version": "string", "pid": "number", "started_at": "time", "uptime_seconds": "number",
         "config": {
-            "path": "string", "generation": "number", "loaded_at": "time",
+            "path": "string", "generation": "number", "loaded_at": "time", "read_only": "bool",
             "last_reload": {
                 "ok": "bool", "at": "time", "error": "null", "pending_restart": "array",
             },

@@ -153,6 +153,20 @@ fn the_page_asks_for_the_token_where_one_is_needed() {
     assert_eq!(kept, json!([1, 0]));
 }
 
+#[test]
+#[ignore = "needs chromium and chromium-driver"]
+fn a_read_only_endpoint_offers_no_change() {
+    let disabled = |browser: &Browser| {
+        let select = format!("document.querySelector(\"{} select\")", row("oak"));
+        browser.run(&format!("return {select} && {select}.disabled"))
+    };
+    for (read_only, expected) in [(true, json!(true)), (false, json!(false))] {
+        let admin = format!("[admin]\nbind = \"127.0.0.1:0\"\nread_only = {read_only}\n");
+        let (_isobar, _backends, browser) = scene(&admin);
+        wait_until("its row is there", || disabled(&browser) == expected);
+    }
+}
+
 /// 1. A backend is killed. Its name is clicked: the page says why it is down, since when, and how
 ///    long the check took.
 /// 2. An operator forces another one, which is shown by name of who did it.

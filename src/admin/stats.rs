@@ -46,6 +46,8 @@ struct Config {
     path: String,
     generation: u64,
     loaded_at: At,
+    /// Of the endpoint, so that nobody is offered what it would refuse.
+    read_only: bool,
     last_reload: LastReload,
 }
 
@@ -237,6 +239,7 @@ impl Config {
             path: running.path.display().to_string(),
             generation: configured.generation,
             loaded_at: At(configured.loaded_at),
+            read_only: configured.file.config.admin.read_only,
             last_reload: LastReload {
                 ok: last.error.is_none(),
                 at: At(last.at),

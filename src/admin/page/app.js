@@ -326,6 +326,8 @@ function backendRow(pool, name) {
       chip.replaceChildren(glyph(state), state);
       node.className = ['down', 'ejected'].includes(state) ? 'trouble' : '';
     }
+    act.disabled = now.stats.config.read_only === true;
+    act.title = act.disabled ? 'This endpoint is read only' : '';
     const last = b.health.history[b.health.history.length - 1];
     const why = state === 'up' || !last ? '' : b.leaving?.until ? `until ${clock(b.leaving.until)}` : last.cause;
     text(cause, why);
