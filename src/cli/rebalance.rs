@@ -241,7 +241,10 @@ impl Progress {
             Some(_) => "another rebalance took its place",
         };
         let imbalance = percent(self.imbalance);
-        format!("{how}, {closed} of {planned} closed, imbalance {imbalance}")
+        // Redials under way are counted where they will be.
+        format!(
+            "{how}, {closed} of {planned} closed, imbalance {imbalance} once they have redialled"
+        )
     }
 }
 

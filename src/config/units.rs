@@ -31,7 +31,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         let count: u64 = digits.parse().map_err(|_| not_a_number(rest, digits))?;
         let scale = match units.find(|(name, _)| *name == unit) {
             Some((_, scale)) => *scale,
-            None => return Err(unknown_unit(digits, unit)),
+            None => return Err(unknown_unit(digits, unit, behind)),
         };
         total = total.saturating_add(count.saturating_mul(scale));
         rest = behind;
@@ -63,9 +63,12 @@ fn not_a_number(rest: &str, digits: &str) -> String {
     expected_duration()
 }
 
-/// Why `unit` cannot stand behind the number, with what was probably meant.
-fn unknown_unit(digits: &str, unit: &str) -> String {
+/// Why `unit`, and `behind` it the rest, cannot stand behind the number, with what was probably meant.
+fn unknown_unit(digits: &str, unit: &str, behind: &str) -> String {
     let meant = match unit.to_ascii_lowercase().as_str() {
+        "" if behind.starts_with(char::is_whitespace) => {
+            return "a duration has no spaces, as in \"1m30s\"".to_owned();
+        }
         "" => return format!("a unit is missing, did you mean \"{digits}s\"?"),
         "sec" | "secs" | "second" | "seconds" => Some("s"),
         "min" | "mins" | "minute" | "minutes" => Some("m"),
@@ -256,6 +259,7 @@ mod tests {
             ("8760h1ms", "at most 8760h"),
             ("99999999999999999999h", "at most 8760h"),
             ("18446744073709551615h", "at most 8760h"),
+            ("1 s", "no spaces"),
             ("1s 2ms", "expected a duration"),
             (" 1s", "expected a duration"),
             ("1s ", "expected a duration"),

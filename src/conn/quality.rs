@@ -5,8 +5,8 @@
 //! its table, [`LOOKED_AT`] connections in a step, and wakes at most [`ASKED`] of those that it
 //! finds; each asks the kernel at its next poll, as only its own task has its socket. The next step
 //! comes after [`PAUSE`], and the next walk begins [`ROUND`] after the last one began, or when that
-//! has come to its end: so every connection has its turn, however many there are, no step takes
-//! longer than a tenth of a millisecond, and no core asks more than 128 connections a second.
+//! has come to its end: so every connection has its turn, however many there are, no step looks at
+//! more of them than a listing does at once, and no core asks more than 128 connections a second.
 //!
 //! Not asked are connections that are younger than [`OLD_ENOUGH`] (those of a balancer that sees
 //! tens of thousands of them in a second never are), and those of which nothing has moved since the
@@ -29,7 +29,7 @@ use super::core::{Core, Entry, Phase};
 use crate::net::{Kind, TcpInfo};
 use crate::pool::quality::{Sample, Sent};
 
-/// Connections that are looked at in a step, which takes a tenth of a millisecond.
+/// Connections that are looked at in a step, as many as for a list of them.
 const LOOKED_AT: usize = 512;
 /// Connections that are asked in a step. To ask takes a task some microseconds.
 const ASKED: usize = 32;
