@@ -28,7 +28,7 @@ const PATHS: [&str; 5] = [
     "/stats",
     "/connections",
     "/connections?limit=1000000",
-    "/connections?pool=elsewhere",
+    "/connections?client=192.0.2.1",
 ];
 /// Long enough for everything to start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
